@@ -1,0 +1,66 @@
+# The habits of the project; `make` lists them. Each target installs what it lacks, which takes root.
+#
+#   make integration BACKEND=qemu           another kernel (auto, host, uml, qemu: docs/testing.md)
+#   make unit ARGS='-k drain'               arguments for pytest; a target by itself, since not all take the same
+#   make bench ARGS=change                  which benchmarks: start, change
+
+BACKEND ?= auto
+ARGS ?=
+# Seconds after which a machine is hung.
+TIMEOUT ?= 1800
+
+PYTHON := .venv/bin/python
+IN_MACHINE = $(PYTHON) -m tools.vm --backend $(BACKEND) --timeout $(TIMEOUT) --env CI --
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit integration kube nightly launcher lint bench machine clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@echo 'BACKEND=auto|host|uml|qemu chooses the machine (docs/testing.md).'
+	@echo 'ARGS=... goes to pytest or the benchmarks, with one target at a time.'
+
+demo: machine ## see the agent at work in a machine of its own
+	$(IN_MACHINE) $(PYTHON) -m tools.demo
+
+test: unit integration kube ## run all tests of the agent
+
+unit: .venv/stamp ## run the tests that need no kernel
+	$(PYTHON) -m pytest tests/unit $(ARGS)
+
+integration: machine ## run the tests on a real kernel, in a machine of its own
+	$(IN_MACHINE) $(PYTHON) -m pytest tests/integration $(ARGS)
+
+kube: machine ## run the tests against a real kube-apiserver, built at the first time (4 minutes)
+	@tools/install kube
+	$(PYTHON) -m tests.kube build
+	$(PYTHON) -m pytest tests/kube $(ARGS)
+	$(PYTHON) -m tests.kube run --backend $(BACKEND) --timeout $(TIMEOUT) --env CI -- \
+		$(PYTHON) -m pytest tests/e2e $(ARGS)
+
+nightly: ## run what takes too long for each change: all integration tests on an emulated machine
+	$(MAKE) integration BACKEND=qemu TIMEOUT=5400
+
+launcher: machine ## test tools/vm, which gives the others their kernel
+	$(PYTHON) -m pytest tests/vm --backend $$($(PYTHON) -m tools.vm --backend $(BACKEND) --which) $(ARGS)
+
+lint: .venv/stamp ## check style and types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+bench: machine ## measure, in a machine of its own
+	$(IN_MACHINE) $(PYTHON) -m benchmarks $(ARGS)
+
+clean: ## remove what the targets made
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The choice of a backend looks at the kernel with programs of the first line.
+machine: .venv/stamp
+	@tools/install agent lab
+	@tools/install $$($(PYTHON) -m tools.vm --backend $(BACKEND) --which)
+
+.venv/stamp: setup.cfg pyproject.toml
+	@tools/install venv
+	@touch $@

@@ -1,0 +1,100 @@
+"""What benchmarks share: fresh namespaces, and an agent within this process."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+
+from ipvs_agent.addresses import parse_network
+from ipvs_agent.desired.shim import Masquerade
+from ipvs_agent.kernel.api import Outcomes
+from ipvs_agent.kernel.node import NodeKernel
+from ipvs_agent.operations import IpvsOperation
+from ipvs_agent.reconcile.foundation import Needs
+from ipvs_agent.reconcile.reconciler import Reconciler, Stop
+from ipvs_agent.reconcile.settings import Settings
+from ipvs_agent.reconcile.worker import ThreadWorker
+from ipvs_agent.sources.changes import Change
+from tools.lab import talk
+
+_numbers = itertools.count()
+
+
+@contextmanager
+def namespace() -> Iterator[str]:
+    """Make a fresh network namespace for the length of a with block."""
+    name = f"bench-{os.getpid()}-{next(_numbers)}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    # Without any address a namespace has no routing tables, and IPVS takes no real server.
+    subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+    try:
+        yield name
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+class AgentInProcess:
+    """A reconciler on the real kernel of a namespace, which can be watched more closely than a process."""
+
+    def __init__(self, name: str) -> None:
+        self.applied = 0.0
+        """When the last batch for IPVS was done."""
+        made: Future[Reconciler] = Future()
+        self._thread = threading.Thread(target=self._run, args=(name, made), daemon=True)
+        self._thread.start()
+        self._reconciler = made.result()
+
+    def tell(self, changes: Sequence[Change]) -> None:
+        """Hand over changes as a source does."""
+        self._reconciler.tell(changes)
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
+        """Wait until a condition holds."""
+        deadline = time.perf_counter() + seconds
+        while not condition():
+            if time.perf_counter() > deadline:
+                raise TimeoutError("the agent did not get there in time")
+            time.sleep(0.001)
+
+    def is_quiet(self, seconds: float) -> bool:
+        """Tell whether something was applied, and nothing for so many seconds since."""
+        return 0 < self.applied < time.perf_counter() - seconds
+
+    def end(self) -> None:
+        """End the reconciler's thread."""
+        self._reconciler.tell(Stop())
+        self._thread.join()
+
+    def _run(self, name: str, made: Future[Reconciler]) -> None:
+        try:
+            with talk.inside(name), closing(NodeKernel()) as kernel, closing(NodeKernel()) as background:
+                reconciler = self._make(kernel, background)
+                made.set_result(reconciler)
+                reconciler.run()
+        except BaseException as error:
+            if made.done():
+                raise
+            made.set_exception(error)
+
+    def _make(self, kernel: NodeKernel, background: NodeKernel) -> Reconciler:
+        self._watch(kernel)
+        network = parse_network("10.128.0.0/9")
+        settings = Settings("node-0", needs=Needs(masquerade=Masquerade(cluster_networks=(network,))))
+        # The worker's thread is made here, so that it is in the same namespace.
+        return Reconciler(kernel, background, ThreadWorker(), settings, time.monotonic)
+
+    def _watch(self, kernel: NodeKernel) -> None:
+        apply = kernel.ipvs.apply
+
+        def timed(operations: Sequence[IpvsOperation]) -> Outcomes:
+            outcomes = apply(operations)
+            self.applied = time.perf_counter()
+            return outcomes
+
+        kernel.ipvs.apply = timed  # type: ignore[method-assign]

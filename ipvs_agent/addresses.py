@@ -1,0 +1,74 @@
+"""IP addresses as the kernel has them: 4 or 16 octets in network order.
+
+Addresses are compared, hashed and packed millions of times and printed rarely, so inside the agent an
+address is its octets; text is parsed once at the border and rendered only for people.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+from typing import NewType
+
+import msgspec
+
+Address = NewType("Address", bytes)
+"""4 octets (IPv4) or 16 octets (IPv6), network order."""
+
+
+class Family(enum.IntEnum):
+    """An address family, by its number in the kernel."""
+
+    IPV4 = socket.AF_INET
+    IPV6 = socket.AF_INET6
+
+
+class Network(msgspec.Struct, frozen=True, order=True, gc=False):
+    """An address range: a base address without host bits, and the prefix length."""
+
+    address: Address
+    prefix: int
+
+    def __str__(self) -> str:
+        return f"{format_address(self.address)}/{self.prefix}"
+
+    def __contains__(self, address: Address) -> bool:
+        return len(address) == len(self.address) and masked(address, self.prefix) == self.address
+
+
+def family_of(address: Address) -> Family:
+    """Return the family of an address."""
+    return Family.IPV4 if len(address) == 4 else Family.IPV6
+
+
+def parse_address(text: str) -> Address:
+    """Parse an address in its usual text form, without zone, port or prefix.
+
+    Raises ValueError for anything else.
+    """
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    try:
+        return Address(socket.inet_pton(family, text))
+    except (OSError, ValueError):
+        raise ValueError(f"{text!r} is not an IP address") from None
+
+
+def format_address(address: Address) -> str:
+    """Render an address in its canonical text form."""
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
+def masked(address: Address, prefix: int) -> Address:
+    """Clear the host bits of an address."""
+    bits = len(address) * 8
+    number = int.from_bytes(address) >> (bits - prefix) << (bits - prefix)
+    return Address(number.to_bytes(len(address)))
+
+
+def parse_network(text: str) -> Network:
+    """Parse ADDRESS/PREFIX; host bits are cleared. Raises ValueError."""
+    base, slash, length = text.strip().partition("/")
+    address = parse_address(base)
+    if not slash or not length.isdecimal() or not length.isascii() or int(length) > len(address) * 8:
+        raise ValueError(f"{text!r} is not a network in CIDR form")
+    return Network(masked(address, int(length)), int(length))

@@ -1,0 +1,125 @@
+"""ipvs-agent run: serve the node's Services until told to end."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+from ipvs_agent import __version__, logs, schedulers
+from ipvs_agent.config import AgentConfig, node_name, read_kube_proxy_configuration
+from ipvs_agent.desired.shim import Masquerade
+from ipvs_agent.kernel.node import NodeKernel
+from ipvs_agent.reconcile.foundation import Needs
+from ipvs_agent.reconcile.reconciler import Reconciler, Stop
+from ipvs_agent.reconcile.settings import Settings
+from ipvs_agent.reconcile.worker import ThreadWorker
+from ipvs_agent.sources.changes import Sink, Source
+from ipvs_agent.sources.manifests import Manifests
+
+logger = logging.getLogger("ipvs_agent")
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "run",
+        help="serve the node's Services",
+        description="Serve the Services of a Kubernetes cluster, or of manifests, on this node.",
+    )
+    parser.add_argument("--config", type=_path, metavar="FILE", help="kube-proxy's configuration file")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--manifests", type=_path, metavar="PATH", help="a file or folder of JSON or YAML")
+    source.add_argument("--kubeconfig", type=_path, metavar="FILE", help="how to reach the API server")
+    parser.add_argument("--node-name", "--hostname-override", metavar="NAME", help="the name of this Node")
+    parser.add_argument("--once", action="store_true", help="one sync; status 0 when all was achieved")
+    parser.add_argument("-v", "--verbose", action="store_true", help="a log line for each operation")
+    parser.set_defaults(handler=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the agent; return the exit status."""
+    logs.set_up(verbose=arguments.verbose)
+    config, without_effect = _read_configuration(arguments.config)
+    name = node_name(arguments.node_name, config)
+    settings = _settings(config, name)
+    logger.info(logs.event("starting", version=__version__, node=name))
+    if without_effect:
+        fields = ",".join(without_effect)
+        logger.info(logs.event("configuration fields without effect", file=arguments.config, fields=fields))
+
+    threading.excepthook = _end_process
+    kernel = NodeKernel()
+    kernel.ipvs.info()  # a kernel without IPVS ends the agent before it changes anything
+    reconciler = Reconciler(kernel, NodeKernel(), ThreadWorker(), settings, time.monotonic)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: reconciler.tell(Stop()))
+    source = _source(arguments, config, name, reconciler.tell)
+    source.start()
+    try:
+        if arguments.once:
+            return 0 if reconciler.run_once() else 1
+        reconciler.run()
+    finally:
+        source.stop()
+    logger.info("ended, the kernel goes on serving")
+    return 0
+
+
+def _end_process(fault: threading.ExceptHookArgs) -> None:
+    """End the process for a fault of ours in any thread.
+
+    The kernel goes on serving, and whoever started the agent starts it again; an agent without one of its
+    threads would look alive and follow nothing.
+    """
+    trace = (fault.exc_type, fault.exc_value or fault.exc_type(), fault.exc_traceback)
+    logger.critical(
+        "a fault in the thread %s ends the agent", fault.thread and fault.thread.name, exc_info=trace
+    )
+    os._exit(1)
+
+
+def _read_configuration(path: Path | None) -> tuple[AgentConfig, tuple[str, ...]]:
+    if path is None:
+        return AgentConfig(), ()
+    return read_kube_proxy_configuration(path)
+
+
+def _settings(config: AgentConfig, name: str) -> Settings:
+    scheduler = schedulers.SCHEDULERS[config.scheduler]
+    return Settings(
+        node_name=name,
+        scheduler=scheduler.name,
+        scheduler_flags=scheduler.default_flags,
+        node_port_networks=config.node_port_addresses,
+        node_port_primary=config.node_port_primary,
+        sync_period=config.sync_period,
+        needs=Needs(
+            scheduler_module=scheduler.module,
+            masquerade=Masquerade(
+                bit=config.masquerade_bit,
+                everything=config.masquerade_all,
+                cluster_networks=config.cluster_networks,
+            ),
+            strict_arp=config.strict_arp,
+        ),
+    )
+
+
+def _source(arguments: argparse.Namespace, config: AgentConfig, name: str, sink: Sink) -> Source:
+    if arguments.manifests is not None:
+        return Manifests(arguments.manifests, sink)
+    # The client of the Kubernetes API takes half a second to import, and a run on manifests need not wait.
+    from ipvs_agent.sources.kube import KubeSource  # noqa: PLC0415
+
+    return KubeSource(str(arguments.kubeconfig or config.kubeconfig) or None, name, sink)
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")  # Path("") would be the current folder
+    return Path(text)

@@ -1,0 +1,106 @@
+"""ipvs-agent status: the kernel's table, as ipvsadm lists it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import sys
+
+from ipvs_agent.addresses import Family, parse_address
+from ipvs_agent.errors import ConfigError, MissingModule, NotFound
+from ipvs_agent.kernel.api import Ipvs
+from ipvs_agent.kernel.ipvs import NetlinkIpvs
+from ipvs_agent.model import Protocol, VirtualServerKey, address_key, mark_key
+from ipvs_agent.status import RENDERERS
+from ipvs_agent.status.listing import Listing
+from ipvs_agent.status.order import sort_entries, sort_real_servers
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "status",
+        help="show the kernel's virtual servers, as ipvsadm does",
+        description="Show the virtual servers of this network namespace, whoever made them, in the format of"
+        " ipvsadm -Ln.",
+    )
+    parser.add_argument("-L", "-l", "--list", action="store_true", help="as ipvsadm: what status always does")
+    parser.add_argument("-n", "--numeric", action="store_true", help="as ipvsadm: what status always does")
+    which = parser.add_mutually_exclusive_group()
+    for options, protocol in (
+        (("-t", "--tcp-service"), Protocol.TCP),
+        (("-u", "--udp-service"), Protocol.UDP),
+        (("--sctp-service",), Protocol.SCTP),
+    ):
+        which.add_argument(
+            *options,
+            dest="key",
+            metavar="ADDRESS:PORT",
+            type=functools.partial(_key, protocol),
+            help=f"only this {protocol.name} virtual server",
+        )
+    which.add_argument(
+        "-f",
+        "--fwmark-service",
+        dest="mark",
+        metavar="MARK",
+        type=_mark,
+        help="only this firewall mark",
+    )
+    parser.add_argument("-6", "--ipv6", action="store_true", help="with -f: the IPv6 one of this mark")
+    parser.set_defaults(handler=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the listing and return the exit status; 1 where the wanted virtual server is not there."""
+    if arguments.ipv6 and not arguments.mark:
+        raise ConfigError("-6 goes with -f MARK; an address says its family itself")
+    key = arguments.key
+    if arguments.mark:
+        key = mark_key(Family.IPV6 if arguments.ipv6 else Family.IPV4, arguments.mark)
+    try:
+        with contextlib.closing(NetlinkIpvs()) as ipvs:
+            listing = _all(ipvs) if key is None else _one(ipvs, key)
+    except NotFound:
+        print("No such service", file=sys.stderr)
+        return 1
+    except MissingModule as error:
+        print(f"ipvs-agent: {error}", file=sys.stderr)
+        return 2
+    sys.stdout.write(RENDERERS["default"](listing))
+    return 0
+
+
+def _all(ipvs: Ipvs) -> Listing:
+    entries = [
+        (observed, ipvs.real_servers(observed.virtual_server.key)) for observed in ipvs.virtual_servers()
+    ]
+    info = ipvs.info()
+    return Listing(sort_entries(entries), info.version, info.connection_table_size)
+
+
+def _one(ipvs: Ipvs, key: VirtualServerKey) -> Listing:
+    return Listing([(ipvs.virtual_server(key), sort_real_servers(ipvs.real_servers(key)))])
+
+
+def _key(protocol: Protocol, text: str) -> VirtualServerKey:
+    """Parse ADDRESS:PORT or [ADDRESS]:PORT."""
+    if ":" not in text or text.endswith("]"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not ADDRESS:PORT: the port is missing")
+    address, _, port = text.rpartition(":")
+    if address.startswith("[") and address.endswith("]"):
+        address = address[1:-1]
+    try:
+        number = int(port)
+        if not 0 <= number <= 0xFFFF:
+            raise ValueError(f"{number} is not a port")
+        return address_key(protocol, parse_address(address), number)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ADDRESS:PORT: {error}") from None
+
+
+def _mark(text: str) -> int:
+    if not (text.isdecimal() and text.isascii() and 0 < int(text) < 1 << 32):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a firewall mark, a number from 1 to 4294967295")
+    return int(text)

@@ -1,0 +1,222 @@
+"""kube-proxy's configuration file, so that a node moves from kube-proxy without a new one.
+
+Fields that the agent does not know are accepted, as kube-proxy's grow with each of its versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from ipvs_agent import schedulers
+from ipvs_agent.addresses import Network, family_of, parse_network
+from ipvs_agent.config.durations import parse_duration
+from ipvs_agent.config.values import AgentConfig
+from ipvs_agent.documents import MalformedError, check_text, explain
+from ipvs_agent.errors import ConfigError
+
+API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
+KIND = "KubeProxyConfiguration"
+
+_WITH_EFFECT = frozenset(
+    {
+        "apiVersion",
+        "kind",
+        "clientConnection.kubeconfig",
+        "clusterCIDR",
+        "hostnameOverride",
+        "iptables.masqueradeAll",
+        "iptables.masqueradeBit",
+        "ipvs.scheduler",
+        "ipvs.strictARP",
+        "ipvs.syncPeriod",
+        "nodePortAddresses",
+    }
+)
+_EFFECTIVE_VALUES: Mapping[str, Sequence[object]] = {
+    "mode": ("", "ipvs"),
+    "detectLocalMode": ("", "ClusterCIDR"),
+}
+"""Fields that say what the agent does anyway with these values, and have no effect with others."""
+
+
+class _Section(msgspec.Struct, rename="camel"):
+    pass
+
+
+class _ClientConnection(_Section):
+    kubeconfig: str | None = None
+
+
+class _Iptables(_Section):
+    masquerade_bit: int | None = None
+    masquerade_all: bool | None = None
+
+
+class _Ipvs(_Section):
+    sync_period: str | None = None
+    min_sync_period: str | None = None
+    scheduler: str | None = None
+    exclude_cidrs: list[str] | None = msgspec.field(default=None, name="excludeCIDRs")
+    strict_arp: bool | None = msgspec.field(default=None, name="strictARP")
+    tcp_timeout: str | None = None
+    tcp_fin_timeout: str | None = None
+    udp_timeout: str | None = None
+
+
+class _File(_Section):
+    api_version: str | None = None
+    kind: str | None = None
+    hostname_override: str | None = None
+    client_connection: _ClientConnection | None = None
+    cluster_cidr: str | None = msgspec.field(default=None, name="clusterCIDR")
+    node_port_addresses: list[str] | None = None
+    iptables: _Iptables | None = None
+    ipvs: _Ipvs | None = None
+
+
+class _FieldError(Exception):
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+
+def read_kube_proxy_configuration(path: Path) -> tuple[AgentConfig, tuple[str, ...]]:
+    """Read the file; return the configuration and the names of the file's fields that have no effect."""
+    from ipvs_agent import yaml_documents  # noqa: PLC0415 - see there
+
+    try:
+        data = check_text(path.read_bytes())
+        documents = [
+            (index, value)
+            for index, (_, value) in enumerate(yaml_documents.read_yaml(data))
+            if value is not None
+        ]
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except MalformedError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if len(documents) != 1:
+        raise ConfigError(f"{path}: one document is needed, a {KIND}, and there are {len(documents)}")
+    index, document = documents[0]
+    try:
+        return _config(msgspec.convert(document, _File)), tuple(_without_effect(document))
+    except msgspec.ValidationError as error:
+        field, reason = explain(error)
+    except _FieldError as error:
+        field, reason = error.field, error.reason
+    raise ConfigError(f"{path}: line {yaml_documents.YamlLines(data).line(index, field)}: {field}: {reason}")
+
+
+def _without_effect(document: object, prefix: str = "") -> Iterator[str]:
+    """Name the fields that say something to which the agent does not listen."""
+    if not isinstance(document, dict):
+        return
+    for key, value in document.items():
+        field = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from _without_effect(value, f"{field}.")
+        elif (
+            value is not None and field not in _WITH_EFFECT and value not in _EFFECTIVE_VALUES.get(field, ())
+        ):
+            yield field
+
+
+def _config(file: _File) -> AgentConfig:
+    _require("apiVersion", file.api_version, API_VERSION)
+    _require("kind", file.kind, KIND)
+    defaults = AgentConfig()
+    ipvs = file.ipvs or _Ipvs()
+    iptables = file.iptables or _Iptables()
+    _check_what_has_no_effect(ipvs)
+    node_port_addresses, node_port_primary = _node_port_addresses(file.node_port_addresses or [])
+    return AgentConfig(
+        hostname_override=file.hostname_override or "",
+        kubeconfig=(file.client_connection and file.client_connection.kubeconfig) or "",
+        cluster_networks=_cluster_networks(file.cluster_cidr or ""),
+        node_port_addresses=node_port_addresses,
+        node_port_primary=node_port_primary,
+        scheduler=_scheduler(ipvs.scheduler or defaults.scheduler),
+        sync_period=_sync_period(ipvs, defaults),
+        masquerade_bit=_masquerade_bit(iptables.masquerade_bit, defaults),
+        masquerade_all=bool(iptables.masquerade_all),
+        strict_arp=bool(ipvs.strict_arp),
+    )
+
+
+def _check_what_has_no_effect(ipvs: _Ipvs) -> None:
+    for field, text in (
+        ("ipvs.minSyncPeriod", ipvs.min_sync_period),
+        ("ipvs.tcpTimeout", ipvs.tcp_timeout),
+        ("ipvs.tcpFinTimeout", ipvs.tcp_fin_timeout),
+        ("ipvs.udpTimeout", ipvs.udp_timeout),
+    ):
+        _seconds(field, text, 0)
+    _networks("ipvs.excludeCIDRs", ipvs.exclude_cidrs or [])
+
+
+def _require(field: str, value: str | None, needed: str) -> None:
+    if value != needed:
+        raise _FieldError(
+            field, f"{value!r} must be {needed}" if value else f"is missing, and must be {needed}"
+        )
+
+
+def _cluster_networks(text: str) -> tuple[Network, ...]:
+    networks = _networks("clusterCIDR", [part for part in text.split(",") if text])
+    if len({family_of(network.address) for network in networks}) < len(networks):
+        raise _FieldError("clusterCIDR", f"{text!r} has more than one range of a family")
+    return networks
+
+
+def _node_port_addresses(texts: Sequence[str]) -> tuple[tuple[Network, ...], bool]:
+    if "primary" not in texts:
+        return _networks("nodePortAddresses", texts), False
+    if len(texts) > 1:
+        raise _FieldError("nodePortAddresses", "primary must stand alone")
+    return (), True
+
+
+def _networks(field: str, texts: Sequence[str]) -> tuple[Network, ...]:
+    try:
+        return tuple(parse_network(text) for text in texts)
+    except ValueError as error:
+        raise _FieldError(field, str(error)) from error
+
+
+def _scheduler(name: str) -> str:
+    try:
+        return schedulers.configured(name).name
+    except ValueError as error:
+        raise _FieldError("ipvs.scheduler", str(error)) from error
+
+
+def _sync_period(ipvs: _Ipvs, defaults: AgentConfig) -> float:
+    # kubeadm writes 0s, which kube-proxy takes as its default (SetDefaults_KubeProxyConfiguration).
+    seconds = _seconds("ipvs.syncPeriod", ipvs.sync_period, 0) or defaults.sync_period
+    if _seconds("ipvs.minSyncPeriod", ipvs.min_sync_period, 0) > seconds:
+        raise _FieldError("ipvs.minSyncPeriod", "must not be longer than ipvs.syncPeriod")
+    return seconds
+
+
+def _masquerade_bit(bit: int | None, defaults: AgentConfig) -> int:
+    if bit is None:
+        return defaults.masquerade_bit
+    if not 0 <= bit <= 31:
+        raise _FieldError("iptables.masqueradeBit", f"{bit} is not a bit of a mark (0 to 31)")
+    return bit
+
+
+def _seconds(field: str, text: str | None, default: float) -> float:
+    if text is None:
+        return default
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise _FieldError(field, str(error)) from error
+    if seconds < 0:
+        raise _FieldError(field, f"{text!r} is negative")
+    return seconds

@@ -1,0 +1,50 @@
+"""The agent's configuration as typed values, with the defaults of kube-proxy."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from ipvs_agent.addresses import Network
+from ipvs_agent.errors import ConfigError
+from ipvs_agent.sources.checks import is_subdomain
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """What the agent is told to do; durations are in seconds."""
+
+    hostname_override: str = ""
+    """The name of this Node where it is not the host's name."""
+    kubeconfig: str = ""
+    """Empty: the service account of the pod that this runs in."""
+    cluster_networks: tuple[Network, ...] = ()
+    """Where pods are, at most one range in each family; from there cluster IPs are reached unmasqueraded."""
+    node_port_addresses: tuple[Network, ...] = ()
+    """The ranges of the node's addresses that serve node ports; none: all of its addresses."""
+    node_port_primary: bool = False
+    """Only the node's primary addresses serve node ports."""
+    scheduler: str = "rr"
+    sync_period: float = 30.0
+    """How often all of the kernel is compared with what it should hold."""
+    masquerade_bit: int = 14
+    masquerade_all: bool = False
+    strict_arp: bool = False
+    """Answer ARP for an address on the interface alone that holds it."""
+
+
+def node_name(flag: str | None, config: AgentConfig) -> str:
+    """Return the name of this Node: the flag's, else the file's, else the host's, as kube-proxy does."""
+    if flag is not None:
+        origin, given = "--node-name", flag
+    elif config.hostname_override:
+        origin, given = "hostnameOverride", config.hostname_override
+    else:
+        origin, given = "the host's name", socket.gethostname()
+    name = given.strip().lower()
+    if not is_subdomain(name):
+        raise ConfigError(
+            f"{origin}: {given!r} cannot be the name of a Node:"
+            " use --node-name with the one that `kubectl get nodes` shows"
+        )
+    return name

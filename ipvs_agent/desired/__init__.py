@@ -1,0 +1,1 @@
+"""What this node should have in its kernel: pure functions from objects of the API to plans."""

@@ -1,0 +1,1 @@
+"""The thin edge to the Linux kernel: the only package that opens netlink sockets or runs node tools."""

@@ -1,0 +1,221 @@
+"""The packet filter, through the node's own iptables tools.
+
+A node may have iptables in two flavours, legacy and nft, whose rules are both in force. Rules belong where
+the node's other rules are, so that their order is what people see; the kubelet says by a chain of its own
+which flavour that is (KEP-3178). Rules of ours from before outweigh that: in another flavour they would stay.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ipvs_agent.addresses import Family
+from ipvs_agent.errors import CommandFailed, MissingModule
+from ipvs_agent.kernel.api import Rules
+
+_FLAVOURS = ("-nft", "-legacy")
+_UNNAMED = ""  # what a node has that has only one
+_OURS = ":IPVS-AGENT-"
+_HINTS = (":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY ")
+
+# How long another program may hold /run/xtables.lock; the nft tools take the option and need no lock.
+_LOCK_SECONDS = "30"
+_LOCK_HELD = "xtables lock"
+_TIMEOUT_SECONDS = 60
+
+# Neither iptables-save nor --test notices that the kernel lacks all of a flavour, and a chain that comes and
+# goes in one transaction changes no rule.
+_PROBE = "*nat\n:{0} - [0:0]\n{1}-F {0}\n-X {0}\nCOMMIT\n"
+_PROBE_CHAIN = "IPVS-AGENT-PROBE"
+_PLAIN_PROBE = _PROBE.format(_PROBE_CHAIN, "")
+# Known since iptables 1.6.2; every kernel since 3.13 has it.
+_RANDOM_FULLY_PROBE = _PROBE.format(_PROBE_CHAIN, f"-A {_PROBE_CHAIN} -j MASQUERADE --random-fully\n")
+
+_LEGACY_TABLES = {Family.IPV4: "/proc/net/ip_tables_names", Family.IPV6: "/proc/net/ip6_tables_names"}
+
+
+class _Tools(NamedTuple):
+    """The tools of one flavour."""
+
+    flavour: str
+    families: frozenset[Family]
+    """The families for which they work."""
+    random_fully: bool
+    """Whether MASQUERADE takes --random-fully."""
+    refusals: Mapping[Family, str]
+    """Why they do not work for the other families."""
+
+
+class _Refused(CommandFailed):
+    """A tool does not work; a plain CommandFailed says no more than that it did not work this time."""
+
+
+class NodeIptables:
+    """The rules in the network namespace of the calling thread, in the flavour that the node uses."""
+
+    def save(self, family: Family) -> str:
+        """Return the rules of all tables, as iptables-save prints them."""
+        return _run(_command(self._tools.flavour, family, "save"))
+
+    def restore(self, family: Family, text: str, flavour: str | None = None) -> None:
+        """Apply iptables-restore input without flushing what it does not name; all of a table or nothing."""
+        _restore(self._tools.flavour if flavour is None else flavour, family, text)
+
+    def all_rules(self) -> list[Rules]:
+        """Return the rules of every flavour and family that can be read; for this nothing is written."""
+        candidates = [_candidate(flavour) for flavour in _FLAVOURS]
+        if not any(candidate.saved for candidate in candidates):
+            candidates = [_candidate(_UNNAMED)]
+        return [
+            Rules(candidate.flavour, family, saved)
+            for candidate in candidates
+            for family, saved in candidate.saved.items()
+        ]
+
+    def families(self) -> frozenset[Family]:
+        """Return the families whose tools work on this node; never empty, or MissingModule is raised."""
+        return self._tools.families
+
+    def refusals(self) -> Mapping[Family, str]:
+        """Return for each family that is not among `families` why its tools do not work."""
+        return self._tools.refusals
+
+    def supports_random_fully(self) -> bool:
+        """Tell whether MASQUERADE takes --random-fully here."""
+        return self._tools.random_fully
+
+    @functools.cached_property
+    def _tools(self) -> _Tools:
+        refused: list[str] = []
+        for candidate in _candidates():
+            refusals = dict(candidate.refusals)
+            working: dict[Family, bool] = {}
+            for family in candidate.saved:
+                try:
+                    working[family] = _knows_random_fully(candidate.flavour, family)
+                except _Refused as error:
+                    refusals[family] = str(error)
+            if working:
+                return _Tools(candidate.flavour, frozenset(working), all(working.values()), refusals)
+            refused += refusals.values()
+        raise MissingModule(
+            "no iptables of this node works: it needs the package iptables, and the kernel modules nf_tables"
+            f" and nft_compat, or ip_tables and iptable_nat: {'; '.join(refused)}"
+        )
+
+
+class _Candidate(NamedTuple):
+    """A flavour of this node, as far as it can be told without writing."""
+
+    flavour: str
+    saved: Mapping[Family, str]
+    """The rules of the families whose tools can at least print rules."""
+    refusals: Mapping[Family, str]
+
+    @property
+    def usage(self) -> tuple[bool, bool, int]:
+        """Whether rules of ours are in it, whether the kubelet uses it, and how many rules it holds."""
+        rules = "".join(self.saved.values())
+        return _OURS in rules, any(hint in rules for hint in _HINTS), rules.count("\n-A ")
+
+
+def _candidates() -> Iterator[_Candidate]:
+    """Yield the flavours of this node, the one first that the node seems to use."""
+    # A stable sort: nft where nothing else decides.
+    named = [_candidate(flavour) for flavour in _FLAVOURS]
+    yield from sorted(named, key=lambda candidate: candidate.usage, reverse=True)
+    yield _candidate(_UNNAMED)
+
+
+def _candidate(flavour: str) -> _Candidate:
+    saved: dict[Family, str] = {}
+    refusals: dict[Family, str] = {}
+    for family in Family:
+        try:
+            saved[family] = _saved(flavour, family)
+        except _Refused as error:
+            refusals[family] = str(error)
+    return _Candidate(flavour, saved, refusals)
+
+
+def _saved(flavour: str, family: Family) -> str:
+    if flavour == "-legacy" and not _has_legacy_tables(family):
+        return ""
+    return _run(_command(flavour, family, "save"))
+
+
+def _has_legacy_tables(family: Family) -> bool:
+    """Tell without a process whether there can be legacy rules; asking for them would load their modules."""
+    try:
+        return bool(Path(_LEGACY_TABLES[family]).read_text())
+    except FileNotFoundError:
+        return False
+
+
+def _knows_random_fully(flavour: str, family: Family) -> bool:
+    """Tell whether a tool knows --random-fully; _Refused where it does not work at all."""
+    if family is Family.IPV6 and not _has_ipv6():
+        raise _Refused("this node has no IPv6, or net.ipv6.conf.default.disable_ipv6 is 1")
+    try:
+        _restore(flavour, family, _RANDOM_FULLY_PROBE)
+    except _Refused as error:
+        if "random-fully" not in str(error):
+            raise
+        _restore(flavour, family, _PLAIN_PROBE)
+        return False
+    return True
+
+
+def _has_ipv6() -> bool:
+    # What a new interface such as kube-ipvs0 gets. No such file: the kernel has no IPv6, or ipv6.disable=1.
+    try:
+        return Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").read_text().strip() == "0"
+    except FileNotFoundError:
+        return False
+
+
+def _command(flavour: str, family: Family, action: str) -> str:
+    return f"{'iptables' if family is Family.IPV4 else 'ip6tables'}{flavour}-{action}"
+
+
+def _restore(flavour: str, family: Family, text: str) -> None:
+    _run(_command(flavour, family, "restore"), "--noflush", "-w", _LOCK_SECONDS, text=text)
+
+
+def _run(command: str, *arguments: str, text: str = "") -> str:
+    """Run a tool and return its output; raise CommandFailed with what it said and the line that it named."""
+    try:
+        done = subprocess.run(
+            [command, *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_SECONDS,
+            env=os.environ | {"LC_ALL": "C"},
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise _Refused(f"{command} is not in PATH: install the package iptables") from error
+    except subprocess.TimeoutExpired as error:
+        raise CommandFailed(f"{command} did not end within {_TIMEOUT_SECONDS} s and was killed") from error
+    if done.returncode:
+        said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        # Status 4 would not do: it also is what the nft tools say where the kernel has no nf_tables.
+        kind = CommandFailed if _LOCK_HELD in said else _Refused
+        raise kind(f"{command}: {said}{_quoted_line(said, text)}")
+    return done.stdout
+
+
+def _quoted_line(said: str, text: str) -> str:
+    """Return the line of the input that a tool complains of, to be put behind its words."""
+    found = re.search(r"\bline:? (\d+)", said)
+    lines = text.splitlines()
+    if found is None or not 0 < int(found[1]) <= len(lines):
+        return ""
+    return f": {lines[int(found[1]) - 1]!r}"

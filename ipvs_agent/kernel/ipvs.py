@@ -1,0 +1,112 @@
+"""IPVS through its generic netlink family: the real implementation of kernel.api.Ipvs."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Sequence
+
+from ipvs_agent.errors import KernelError, MissingModule
+from ipvs_agent.kernel import ipvs_codec
+from ipvs_agent.kernel.api import IpvsInfo, Outcomes, SyncDaemon, SyncRole, Timeouts
+from ipvs_agent.kernel.ipvs_errors import refused, unpackable
+from ipvs_agent.kernel.netlink import NETLINK_GENERIC, Message, NetlinkSocket, generic_family
+from ipvs_agent.model import ObservedRealServer, ObservedVirtualServer, VirtualServerKey
+from ipvs_agent.operations import IpvsOperation
+
+
+class NetlinkIpvs:
+    """IPVS of the network namespace of the thread that makes this object; to be used by one thread at a time.
+
+    Raises MissingModule where the kernel has no IPVS.
+    """
+
+    def __init__(self) -> None:
+        self._socket = NetlinkSocket(NETLINK_GENERIC)
+        try:
+            self._family = generic_family(self._socket, ipvs_codec.FAMILY)
+        except MissingModule as error:
+            self._socket.close()
+            raise MissingModule(
+                "this kernel has no IPVS: run `modprobe ip_vs`, or use a kernel that has CONFIG_IP_VS",
+                error.number,
+            ) from error
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def apply(self, operations: Sequence[IpvsOperation]) -> Outcomes:
+        """Run a batch."""
+        try:
+            payloads = ipvs_codec.pack(operations)
+        except (struct.error, OverflowError) as error:
+            # Rare and wrong, so the hot path does not look for it: halve the batch until it is alone.
+            if len(operations) == 1:
+                return [unpackable(operations[0], error)]
+            middle = len(operations) // 2
+            return self.apply(operations[:middle]) + self.apply(operations[middle:])
+        refusals = self._socket.send([Message(self._family, 0, payload) for payload in payloads])
+        return [
+            None if refusal is None else refused(operation, refusal)
+            for operation, refusal in zip(operations, refusals, strict=True)
+        ]
+
+    def virtual_servers(self) -> list[ObservedVirtualServer]:
+        """Return all virtual servers of this network namespace, in the kernel's order."""
+        return [ipvs_codec.virtual_server(reply) for reply in self._dump(ipvs_codec.GET_SERVICES)]
+
+    def virtual_server(self, key: VirtualServerKey) -> ObservedVirtualServer:
+        """Return one virtual server; NotFound where there is none."""
+        return ipvs_codec.virtual_server(self._ask(f"virtual server {key}", ipvs_codec.get_service(key))[0])
+
+    def real_servers(self, key: VirtualServerKey) -> list[ObservedRealServer]:
+        """Return the real servers of a virtual server, newest first; empty where there is no such server."""
+        replies = self._dump(ipvs_codec.get_dests(key))
+        return [ipvs_codec.real_server(reply, key.family) for reply in replies]
+
+    def info(self) -> IpvsInfo:
+        """Return version and size of the connection table."""
+        return ipvs_codec.info(self._ask("IPVS info", ipvs_codec.GET_INFO)[0])
+
+    def timeouts(self) -> Timeouts:
+        """Return the idle timeouts."""
+        return ipvs_codec.timeouts(self._ask("IPVS timeouts", ipvs_codec.GET_TIMEOUTS)[0])
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """Set the idle timeouts that are not 0."""
+        self._ask("set the IPVS timeouts", ipvs_codec.set_timeouts(timeouts))
+
+    def daemons(self) -> list[SyncDaemon]:
+        """Return the running synchronisation daemons."""
+        return [ipvs_codec.daemon(reply) for reply in self._dump(ipvs_codec.GET_DAEMONS)]
+
+    def start_daemon(self, daemon: SyncDaemon) -> None:
+        """Start a synchronisation daemon."""
+        self._ask(
+            f"start the {daemon.role.name.lower()} daemon on {daemon.interface}",
+            ipvs_codec.start_daemon(daemon),
+        )
+
+    def stop_daemon(self, role: SyncRole) -> None:
+        """Stop a synchronisation daemon; NotFound where none runs in that role."""
+        try:
+            self._ask(f"stop the {role.name.lower()} daemon", ipvs_codec.stop_daemon(role))
+        except KernelError as error:
+            # How kthread_stop answers for a thread that had not begun to run: it is stopped, and never will.
+            if error.number != errno.EINTR:
+                raise
+
+    def zero(self, key: VirtualServerKey | None = None) -> None:
+        """Set the counters of a virtual server and its real servers, or of all, to zero."""
+        self._ask(f"zero {key or 'all counters'}", ipvs_codec.zero(key))
+
+    def flush(self) -> None:
+        """Remove every virtual server, whoever made it. For tests; the agent never calls it."""
+        self._ask("remove all virtual servers", ipvs_codec.FLUSH)
+
+    def _ask(self, what: str, payload: bytes) -> list[bytes]:
+        return self._socket.ask(Message(self._family, 0, payload), what)
+
+    def _dump(self, payload: bytes) -> list[bytes]:
+        return self._socket.dump(Message(self._family, 0, payload))

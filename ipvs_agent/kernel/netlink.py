@@ -1,0 +1,322 @@
+"""One batching transport for all netlink families.
+
+A request for each message costs a system call and a reply for each; here messages are sent in bursts as
+large as the socket takes, only failures answer, and an acknowledged NLMSG_NOOP behind the burst proves that
+all of it was worked through (in order: netlink_rcv_skb in net/netlink/af_netlink.c). Failures carry the
+sequence number of their message, which is how they find their operation.
+
+The kernel handles a request before send() returns, and has the next part of a dump ready before recv()
+returns. So nothing here ever waits: an answer that is not there yet will never be. That happens, as when a
+handler returns EINTR, which netlink_rcv_skb does not report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ipvs_agent.errors import (
+    AlreadyExists,
+    InvalidRequest,
+    KernelError,
+    MissingModule,
+    NotFound,
+    PermissionDenied,
+)
+
+NETLINK_ROUTE = 0
+NETLINK_NETFILTER = 12
+NETLINK_GENERIC = 16
+
+NLM_F_REQUEST = 0x1
+NLM_F_ACK = 0x4
+NLM_F_DUMP = 0x300
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
+
+_NLM_F_DUMP_INTR = 0x10
+_NLM_F_CAPPED = 0x100
+_NLM_F_ACK_TLVS = 0x200
+_NLMSG_NOOP = 1
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+_NLMSGERR_ATTR_MSG = 1
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+_NETLINK_GET_STRICT_CHK = 12  # rtnetlink dumps heed the filter in their request
+_SO_SNDBUFFORCE = 32
+_SO_RCVBUFFORCE = 33
+
+NLA_F_NESTED = 0x8000
+NLA_F_NET_BYTEORDER = 0x4000
+NLA_TYPE_MASK = 0x3FFF
+
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
+_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
+_ERROR = struct.Struct("=i")
+
+_BURST = 128 * 1024
+# Every message of a burst may fail, and each failure takes about 1 KiB of the receive buffer.
+_BUFFER = 8 * 1024 * 1024
+_READ = 256 * 1024  # the kernel fills dump replies up to 32 KiB when the reader offers that much
+_DUMP_TRIES = 8
+
+
+class Message(NamedTuple):
+    """A request without its header."""
+
+    type: int
+    flags: int
+    """Beside NLM_F_REQUEST, which is always set."""
+    payload: bytes
+
+
+class Refusal(NamedTuple):
+    """A message that the kernel did not carry out."""
+
+    number: int
+    """The errno."""
+    text: str
+    """What the kernel says beside the errno; mostly empty."""
+    echo: bytes
+    """The request as the kernel sent it back; ipset marks in it how far it came."""
+
+    def __str__(self) -> str:
+        return self.text or os.strerror(self.number)
+
+
+_SILENCE = Refusal(errno.EINTR, "the kernel gave no answer", b"")
+
+
+class NetlinkSocket:
+    """A socket of one netlink protocol in the network namespace of the thread that made it."""
+
+    def __init__(self, protocol: int) -> None:
+        self.protocol = protocol
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        self._socket.bind((0, 0))
+        for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
+            self._socket.setsockopt(_SOL_NETLINK, option, 1)
+        for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
+            # Needs CAP_NET_ADMIN; whoever lacks it is told so by the first request, in better words.
+            with contextlib.suppress(PermissionError):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+        self._sequence = 0
+        # Kept, for a fresh one at each read costs more than the read.
+        self._buffer = memoryview(bytearray(_READ))
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def send(self, messages: Sequence[Message]) -> list[Refusal | None]:
+        """Send messages in order; return for each None where the kernel carried it out, else why not."""
+        outcomes: list[Refusal | None] = []
+        while len(outcomes) < len(messages):
+            count = self._send_burst(messages, len(outcomes))
+            outcomes += self._outcomes(count)
+        return outcomes
+
+    def _send_burst(self, messages: Sequence[Message], start: int) -> int:
+        """Send as many messages as a burst holds, from start on, and the barrier; return how many."""
+        parts: list[bytes] = []
+        size, sequence = 0, self._sequence
+        for kind, flags, payload in itertools.islice(messages, start, None):
+            length = 16 + len(payload)
+            if size + length > _BURST and size:
+                break
+            sequence += 1
+            parts += (_HEADER.pack(length, kind, flags | NLM_F_REQUEST, sequence, 0), payload)
+            padding = -length & 3
+            if padding:
+                parts.append(b"\0" * padding)
+            size += length + padding
+        count = sequence - self._sequence
+        self._sequence = sequence + 1
+        parts.append(_HEADER.pack(16, _NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, self._sequence, 0))
+        self._socket.send(b"".join(parts))
+        return count
+
+    def _outcomes(self, count: int) -> list[Refusal | None]:
+        """Return the outcomes of a burst of so many messages."""
+        outcomes: list[Refusal | None] = [None] * count
+        first = self._sequence - count
+        for kind, flags, sequence, payload in self._answers():
+            if kind != _NLMSG_ERROR or sequence < first:
+                continue
+            if sequence == self._sequence:
+                return outcomes
+            outcomes[sequence - first] = _refusal(flags, payload)
+        # No barrier, so silence is no success: nfnetlink may refuse a burst by its first message alone.
+        return [outcome or _SILENCE for outcome in outcomes]
+
+    def ask(self, message: Message, what: str = "netlink request") -> list[bytes]:
+        """Send one request and return the payloads of its answers; raise KernelError where it is refused.
+
+        what: the request, in the words of the error.
+        """
+        answers: list[bytes] = []
+        self._sequence += 1
+        sequence = self._sequence
+        header = _HEADER.pack(
+            16 + len(message.payload), message.type, message.flags | NLM_F_REQUEST | NLM_F_ACK, sequence, 0
+        )
+        self._socket.send(header + message.payload)
+        for kind, flags, answered, payload in self._answers():
+            if answered != sequence:
+                continue
+            if kind == _NLMSG_ERROR:
+                refusal = _refusal(flags, payload)
+                if refusal is not None:
+                    raise kernel_error(what, refusal)
+                return answers
+            answers.append(payload)
+        raise kernel_error(what, _SILENCE)
+
+    def dump(self, message: Message) -> list[bytes]:
+        """Return the payloads of a dump, read again where the kernel says that it changed underneath."""
+        for _ in range(_DUMP_TRIES):
+            answers, interrupted = self._dump_once(message)
+            if not interrupted:
+                break
+        return answers
+
+    def _dump_once(self, message: Message) -> tuple[list[bytes], bool]:
+        answers: list[bytes] = []
+        interrupted = False
+        self._sequence += 1
+        header = _HEADER.pack(
+            16 + len(message.payload),
+            message.type,
+            message.flags | NLM_F_REQUEST | NLM_F_DUMP,
+            self._sequence,
+            0,
+        )
+        self._socket.send(header + message.payload)
+        for kind, flags, sequence, payload in self._answers():
+            if sequence != self._sequence:
+                continue
+            interrupted = interrupted or bool(flags & _NLM_F_DUMP_INTR)
+            if kind == _NLMSG_ERROR:
+                refusal = _refusal(flags, payload)
+                if refusal is not None:
+                    raise kernel_error("netlink dump", refusal)
+            elif kind == _NLMSG_DONE:
+                number = -_ERROR.unpack_from(payload)[0] if len(payload) >= 4 else 0
+                if number:
+                    raise kernel_error("netlink dump", Refusal(number, "", b""))
+                return answers, interrupted
+            else:
+                answers.append(payload)
+        raise kernel_error("netlink dump", _SILENCE)
+
+    def _answers(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """Yield type, flags, sequence number and payload of each message that the kernel has for us."""
+        while True:
+            try:
+                size = self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # Answers were lost for want of room, the barrier too; those before them can be read.
+                if error.errno != errno.ENOBUFS:
+                    raise
+                continue
+            data = bytes(self._buffer[:size])
+            offset = 0
+            while offset + 16 <= size:
+                length, kind, flags, sequence, _port = _HEADER.unpack_from(data, offset)
+                yield kind, flags, sequence, data[offset + 16 : offset + length]
+                offset += (length + 3) & ~3
+
+
+def _refusal(flags: int, payload: bytes) -> Refusal | None:
+    number = -_ERROR.unpack_from(payload)[0]
+    if not number:
+        return None
+    echo = payload[4:]
+    text = ""
+    if flags & _NLM_F_ACK_TLVS:
+        echoed = 16 if flags & _NLM_F_CAPPED else _HEADER.unpack_from(echo)[0]
+        message = attributes(echo, (echoed + 3) & ~3).get(_NLMSGERR_ATTR_MSG, b"")
+        text = message.rstrip(b"\0").decode("ascii", "replace")
+    return Refusal(number, text, echo)
+
+
+_KINDS: Mapping[int, type[KernelError]] = {
+    errno.EPERM: PermissionDenied,
+    errno.EACCES: PermissionDenied,
+    errno.ENOENT: NotFound,
+    errno.ESRCH: NotFound,
+    errno.EEXIST: AlreadyExists,
+    errno.EINVAL: InvalidRequest,
+    errno.ERANGE: InvalidRequest,
+    errno.EAFNOSUPPORT: InvalidRequest,
+}
+
+
+def kernel_error(what: str, refusal: Refusal) -> KernelError:
+    """Return the error for a refusal whose errno means the same for every request."""
+    kind = _KINDS.get(refusal.number, KernelError)
+    return kind(f"{what}: {refusal}", refusal.number)
+
+
+# --- Attributes ---------------------------------------------------------------------------------------------
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """Pack one attribute with its padding."""
+    return _ATTRIBUTE.pack(4 + len(value), kind) + value + b"\0" * (-len(value) & 3)
+
+
+def attributes(data: bytes, offset: int = 0) -> Mapping[int, bytes]:
+    """Return the values of a run of attributes by type, flags cleared; of repeated ones the last."""
+    return dict(iterate_attributes(data, offset))
+
+
+def iterate_attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield type, with its flags cleared, and value of each attribute in a run."""
+    end = len(data)
+    while offset + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < 4:
+            return
+        yield kind & NLA_TYPE_MASK, data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+
+
+# --- Generic netlink ----------------------------------------------------------------------------------------
+
+_GENL_ID_CTRL = 16
+_CTRL_CMD_GETFAMILY = 3
+_CTRL_ATTR_FAMILY_ID = 1
+_CTRL_ATTR_FAMILY_NAME = 2
+_GENL_HEADER = struct.Struct("=BBH")
+
+
+def generic_header(command: int, version: int) -> bytes:
+    """Pack struct genlmsghdr."""
+    return _GENL_HEADER.pack(command, version, 0)
+
+
+def generic_family(sock: NetlinkSocket, name: str) -> int:
+    """Return the message type of a generic netlink family; MissingModule where the kernel does not have it.
+
+    Asking makes the kernel try to load the module that offers the family.
+    """
+    payload = generic_header(_CTRL_CMD_GETFAMILY, 1) + attribute(
+        _CTRL_ATTR_FAMILY_NAME, name.encode() + b"\0"
+    )
+    try:
+        answers = sock.ask(Message(_GENL_ID_CTRL, 0, payload))
+    except NotFound as error:
+        raise MissingModule(f"this kernel has no netlink family {name}", error.number) from error
+    return int.from_bytes(attributes(answers[0], 4)[_CTRL_ATTR_FAMILY_ID], sys.byteorder)

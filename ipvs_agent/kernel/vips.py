@@ -1,0 +1,163 @@
+"""The addresses of the dummy interface, through rtnetlink.
+
+The link stays down, as kube-proxy leaves it: the kernel delivers to the addresses of a dummy link all the
+same, in both families, and a link that is down gets no link-local address of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Mapping, Sequence
+
+from ipvs_agent.addresses import Address, Family
+from ipvs_agent.errors import (
+    AlreadyExists,
+    InvalidRequest,
+    KernelError,
+    MissingModule,
+    NotFound,
+)
+from ipvs_agent.kernel import rtnetlink
+from ipvs_agent.kernel.api import Outcomes
+from ipvs_agent.kernel.netlink import (
+    NETLINK_ROUTE,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    Message,
+    NetlinkSocket,
+    Refusal,
+    attribute,
+    kernel_error,
+)
+from ipvs_agent.operations import LINK, AddVip, VipOperation
+
+_RTM_NEWLINK = 16
+_RTM_DELLINK = 17
+_RTM_NEWADDR = 20
+_RTM_DELADDR = 21
+_KIND = "dummy"
+_ALIAS = "ipvs-agent"
+_NAMED = rtnetlink.IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(rtnetlink.IFLA_IFNAME, LINK.encode() + b"\0")
+
+_IFA_CACHEINFO = 6
+_IFA_F_NODAD = 0x2
+_FOREVER = 0xFFFFFFFF
+
+# The kernel must not take a VIP as source of the node's other traffic. IPv4: an address of host scope never
+# is one for what leaves the node (inet_select_addr). IPv6 has no such scope, but a preferred lifetime of 0
+# makes an address deprecated, which loses to every other global address of the node, whatever its interface
+# (ipv6_dev_get_saddr; RFC 6724, section 5, rule 3). Only on a node without any other global address a VIP is
+# still preferred to a link-local one for destinations beyond the link (rule 2).
+_SCOPE_HOST = 254
+_IPV4 = struct.Struct("=BBBBI HH4s HH4s")
+_DEPRECATED_IPV6 = struct.Struct("=BBBBI HH16s HHII8x")
+
+# By request and errno: the error, and what to say of it beside the kernel's words.
+_ERRORS: Mapping[tuple[int, int], tuple[type[KernelError], str]] = {
+    (_RTM_NEWADDR, errno.EEXIST): (AlreadyExists, ""),
+    (_RTM_NEWADDR, errno.ENODEV): (NotFound, ""),
+    (_RTM_NEWADDR, errno.EACCES): (InvalidRequest, f": set net.ipv6.conf.{LINK}.disable_ipv6 to 0"),
+    (_RTM_NEWADDR, errno.EOPNOTSUPP): (InvalidRequest, ": this kernel has no IPv6"),
+    (_RTM_DELADDR, errno.EADDRNOTAVAIL): (NotFound, ""),
+    (_RTM_DELADDR, errno.ENODEV): (NotFound, ""),
+    (_RTM_NEWLINK, errno.EEXIST): (AlreadyExists, ""),
+    (_RTM_NEWLINK, errno.EOPNOTSUPP): (MissingModule, ": `modprobe dummy` must work (CONFIG_DUMMY)"),
+    (_RTM_DELLINK, errno.ENODEV): (NotFound, ""),
+}
+
+
+class NetlinkVips:
+    """The addresses of kube-ipvs0 in the network namespace of the thread that made this object."""
+
+    def __init__(self) -> None:
+        self._socket = NetlinkSocket(NETLINK_ROUTE)
+
+    def close(self) -> None:
+        """Close the netlink socket."""
+        self._socket.close()
+
+    def ensure_link(self) -> None:
+        """Make the interface where it is missing; one that exists is left as it is."""
+        link = rtnetlink.find_link(self._socket, LINK)
+        if link is None:
+            kind = attribute(rtnetlink.IFLA_INFO_KIND, _KIND.encode())
+            made = _NAMED + attribute(rtnetlink.IFLA_LINKINFO, kind)
+            # The kernel heeds an alias only for an interface that is there (rtnl_create_link).
+            marked = _NAMED + attribute(rtnetlink.IFLA_IFALIAS, _ALIAS.encode())
+            self._request(
+                f"ip link add {LINK} type {_KIND}",
+                Message(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, made),
+                Message(_RTM_NEWLINK, 0, marked),
+            )
+        elif link.kind != _KIND:
+            raise InvalidRequest(
+                f"the network interface {LINK} exists and is not a {_KIND} interface but"
+                f" {link.kind or 'a device'}: rename or remove it"
+            )
+
+    def link_is_ours(self) -> bool:
+        """Tell whether the interface is there and was made by `ensure_link`, of this process or another."""
+        link = rtnetlink.find_link(self._socket, LINK)
+        return link is not None and link.alias == _ALIAS
+
+    def remove_link(self) -> None:
+        """Remove the interface with its addresses; NotFound where there is none."""
+        self._request(f"ip link delete {LINK}", Message(_RTM_DELLINK, 0, _NAMED))
+
+    def addresses(self) -> set[Address]:
+        """Return the interface's addresses but IPv6 link-local ones; empty where there is no interface."""
+        link = rtnetlink.find_link(self._socket, LINK)
+        if link is None:
+            return set()
+        return {
+            found.address
+            for found in rtnetlink.addresses(self._socket, link.index)
+            if not rtnetlink.is_ipv6_link_local(found.address)
+        }
+
+    def apply(self, operations: Sequence[VipOperation]) -> Outcomes:
+        """Run a batch; without the interface every operation is NotFound."""
+        link = rtnetlink.find_link(self._socket, LINK)
+        if link is None:
+            return [
+                NotFound(f"{operation}: there is no interface {LINK}", errno.ENODEV)
+                for operation in operations
+            ]
+        messages = [_message(operation, link.index) for operation in operations]
+        refusals = self._socket.send(messages)
+        return [
+            refusal and _error(str(operation), message.type, refusal)
+            for operation, message, refusal in zip(operations, messages, refusals, strict=True)
+        ]
+
+    def _request(self, what: str, *messages: Message) -> None:
+        for refusal in self._socket.send(messages):
+            if refusal is not None:
+                raise _error(what, messages[0].type, refusal)
+
+
+def _message(operation: VipOperation, link: int) -> Message:
+    address = operation.address
+    if len(address) == 4:
+        payload = _IPV4.pack(
+            *(Family.IPV4, 32, 0, _SCOPE_HOST, link),
+            *(8, rtnetlink.IFA_LOCAL, address),
+            *(8, rtnetlink.IFA_ADDRESS, address),
+        )
+    else:
+        payload = _DEPRECATED_IPV6.pack(
+            *(Family.IPV6, 128, _IFA_F_NODAD, 0, link),
+            *(20, rtnetlink.IFA_ADDRESS, address),
+            *(20, _IFA_CACHEINFO, 0, _FOREVER),
+        )
+    if isinstance(operation, AddVip):
+        return Message(_RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, payload)
+    return Message(_RTM_DELADDR, 0, payload)
+
+
+def _error(what: str, request: int, refusal: Refusal) -> KernelError:
+    if (request, refusal.number) not in _ERRORS:
+        return kernel_error(what, refusal)
+    kind, mend = _ERRORS[request, refusal.number]
+    return kind(f"{what}: {refusal}{mend}", refusal.number)

@@ -1,0 +1,339 @@
+"""The nouns: what Kubernetes asks for, and what the kernel holds.
+
+All are frozen values whose equality means "nothing to do". They are msgspec structs because those hash and
+compare in C and stay out of the garbage collector's sight, of which there are hundreds of thousands here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+import msgspec
+
+from ipvs_agent.addresses import Address, Family, Network, family_of, format_address
+
+
+class Protocol(enum.IntEnum):
+    """A transport protocol, by its number on the wire."""
+
+    TCP = 6
+    UDP = 17
+    SCTP = 132
+
+
+# --- What Kubernetes asks for -------------------------------------------------------------------------------
+
+
+class Skipped(msgspec.Struct, frozen=True, gc=False):
+    """A part of an object that cannot be served, and why; the rest of the object is served."""
+
+    subject: str
+    """The object, as "Service default/web"."""
+    field: str
+    """The path of the field, as "spec.ports[0].port"."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.field}: {self.reason}"
+
+
+class ObjectName(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
+    """The namespace and name of an object of the API."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class ServicePort(msgspec.Struct, frozen=True, gc=False):
+    """One port of a Service in one family, with all addresses on which that family serves it."""
+
+    family: Family
+    protocol: Protocol
+    name: str
+    """The port's name, which pairs it with the ports of slices; empty where the only port has none."""
+    port: int
+    node_port: int
+    """0: none."""
+    cluster_ip: Address
+    external_ips: tuple[Address, ...] = ()
+    load_balancer_ips: tuple[Address, ...] = ()
+
+
+class Service(msgspec.Struct, frozen=True):
+    """A Service that asks something of this node."""
+
+    name: ObjectName
+    uid: str
+    created: str
+    """metadata.creationTimestamp, RFC 3339 in UTC, so that text order is time order."""
+    ports: tuple[ServicePort, ...]
+    affinity_seconds: int = 0
+    """Session affinity by client address lasts this long after the last connection; 0: no affinity."""
+    internal_local: bool = False
+    """internalTrafficPolicy: Local."""
+    external_local: bool = False
+    """externalTrafficPolicy: Local."""
+    source_ranges: tuple[Network, ...] = ()
+    annotations: Mapping[str, str] = {}
+    skipped: tuple[Skipped, ...] = ()
+
+
+class Endpoint(msgspec.Struct, frozen=True, gc=False):
+    """An address and port behind a Service port, with its conditions."""
+
+    address: Address
+    port: int
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+    node: str = ""
+    """The node it runs on; empty where the slice does not say."""
+    zone: str = ""
+    zone_hints: tuple[str, ...] = ()
+    node_hints: tuple[str, ...] = ()
+
+
+class EndpointSlice(msgspec.Struct, frozen=True):
+    """Endpoints of one Service in one family, by the name of the port that they are behind."""
+
+    name: ObjectName
+    service: ObjectName
+    family: Family
+    endpoints: Mapping[str, tuple[Endpoint, ...]]
+    skipped: tuple[Skipped, ...] = ()
+
+
+class Node(msgspec.Struct, frozen=True):
+    """What the agent needs of its own Node object."""
+
+    name: str
+    zone: str = ""
+    pod_networks: tuple[Network, ...] = ()
+    addresses: tuple[Address, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+
+# --- What the kernel holds ----------------------------------------------------------------------------------
+
+
+class VirtualServerKey(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
+    """What makes a virtual server unique: protocol, address and port, or a firewall mark and a family."""
+
+    family: Family
+    protocol: int
+    """A Protocol; 0 for a virtual server by mark."""
+    address: Address
+    """Zero octets for a virtual server by mark."""
+    port: int
+    mark: int = 0
+    """0: by address."""
+
+    def __str__(self) -> str:
+        if self.mark:
+            return f"-f {self.mark}" + (" -6" if self.family == Family.IPV6 else "")
+        return f"{PROTOCOL_OPTIONS[self.protocol]} {format_endpoint(self.address, self.port)}"
+
+
+PROTOCOL_OPTIONS: Mapping[int, str] = {
+    Protocol.TCP: "-t",
+    Protocol.UDP: "-u",
+    Protocol.SCTP: "--sctp-service",
+}
+"""How ipvsadm spells a protocol."""
+
+
+def address_key(protocol: Protocol, address: Address, port: int) -> VirtualServerKey:
+    """Return the key of a virtual server by address."""
+    return VirtualServerKey(family_of(address), protocol, address, port)
+
+
+def mark_key(family: Family, mark: int) -> VirtualServerKey:
+    """Return the key of a virtual server by firewall mark."""
+    return VirtualServerKey(family, 0, Address(b""), 0, mark)
+
+
+class ServiceFlags:
+    """Bits of a virtual server's flags (IP_VS_SVC_F_* in linux/ip_vs.h)."""
+
+    PERSISTENT = 0x1
+    HASHED = 0x2
+    """Set by the kernel on every virtual server that it holds, so never part of a configuration."""
+    ONE_PACKET = 0x4
+    SCHEDULER_1 = 0x8
+    """sh-fallback, mh-fallback."""
+    SCHEDULER_2 = 0x10
+    """sh-port, mh-port."""
+    SCHEDULER_3 = 0x20
+
+
+class ForwardingMethod(enum.IntEnum):
+    """How packets reach a real server (IP_VS_CONN_F_* & 7)."""
+
+    MASQUERADE = 0
+    LOCAL = 1
+    TUNNEL = 2
+    DIRECT = 3
+
+
+FULL_NETMASK = -1
+"""The netmask of a virtual server whose persistence tells single clients apart, in either family."""
+
+
+class VirtualServer(msgspec.Struct, frozen=True, gc=False):
+    """The configuration of a virtual server."""
+
+    key: VirtualServerKey
+    scheduler: str
+    flags: int = 0
+    """ServiceFlags, without HASHED."""
+    timeout: int = 0
+    """Persistence in seconds; meaningful with PERSISTENT."""
+    netmask: int = FULL_NETMASK
+    """Clients that persistence takes as one. IPv4: the mask as a number, 0xFFFFFF00 for /24; IPv6: the prefix
+    length. What the kernel reports as /32 or /128 is FULL_NETMASK here."""
+    persistence_engine: str = ""
+
+
+class RealServer(msgspec.Struct, frozen=True, order=True, gc=False):
+    """The configuration of a real server of some virtual server."""
+
+    address: Address
+    port: int
+    weight: int = 1
+    method: int = ForwardingMethod.MASQUERADE
+    upper_threshold: int = 0
+    """No new connection while it has this many; 0: no cap."""
+    lower_threshold: int = 0
+    tunnel_type: int = 0
+    tunnel_port: int = 0
+    tunnel_flags: int = 0
+
+    @property
+    def endpoint(self) -> RealServerKey:
+        """Return what makes it unique within its virtual server."""
+        return (self.address, self.port)
+
+
+RealServerKey = tuple[Address, int]
+"""Address and port: what makes a real server unique within its virtual server."""
+
+
+class SetType(enum.Enum):
+    """The types of ipsets in use, by their names in the kernel."""
+
+    HASH_IP = "hash:ip"
+    HASH_IP_PORT = "hash:ip,port"
+    HASH_IP_PORT_IP = "hash:ip,port,ip"
+    HASH_IP_PORT_NET = "hash:ip,port,net"
+
+
+class IpSet(msgspec.Struct, frozen=True, order=True, gc=False):
+    """An ipset, without its members."""
+
+    name: str
+    """At most 31 characters."""
+    type: SetType
+    family: Family
+
+
+class SetMember(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
+    """A member of an ipset; the set's type says which fields count."""
+
+    set_name: str
+    address: Address
+    protocol: int = 0
+    port: int = 0
+    source: Address = Address(b"")
+    """The second address (hash:ip,port,ip) or the range's base (hash:ip,port,net)."""
+    source_prefix: int = 0
+    """hash:ip,port,net only."""
+
+    def __str__(self) -> str:
+        text = format_address(self.address)
+        if self.protocol:
+            text += f",{Protocol(self.protocol).name.lower()}:{self.port}"
+        if self.source:
+            text += f",{format_address(self.source)}"
+        if self.source_prefix:
+            text += f"/{self.source_prefix}"
+        return text
+
+
+# --- What the kernel says of them ---------------------------------------------------------------------------
+
+
+class Counters(msgspec.Struct, frozen=True, gc=False):
+    """Traffic of a virtual or real server: totals, then rates by second."""
+
+    connections: int = 0
+    packets_in: int = 0
+    packets_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    connections_rate: int = 0
+    packets_in_rate: int = 0
+    packets_out_rate: int = 0
+    bytes_in_rate: int = 0
+    bytes_out_rate: int = 0
+
+
+class ObservedVirtualServer(msgspec.Struct, frozen=True, gc=False):
+    """A virtual server as the kernel has it."""
+
+    virtual_server: VirtualServer
+    counters: Counters = Counters()
+
+
+class ObservedRealServer(msgspec.Struct, frozen=True, gc=False):
+    """A real server as the kernel has it."""
+
+    real_server: RealServer
+    active: int = 0
+    """Connections in an established state."""
+    inactive: int = 0
+    """Connections in any other state."""
+    persistent: int = 0
+    """Persistence templates."""
+    counters: Counters = Counters()
+
+
+# --- What this node is to do for one Service ----------------------------------------------------------------
+
+
+class Owner(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
+    """Who claims a kernel object. The order is who wins: the oldest, then by namespace and name."""
+
+    created: str
+    name: ObjectName
+
+
+class Frontend(msgspec.Struct, frozen=True):
+    """A virtual server with all that makes it reachable."""
+
+    virtual_server: VirtualServer
+    real_servers: tuple[RealServer, ...]
+    """Shared by all frontends of a Service port that have the same endpoints."""
+    bound: bool
+    """Whether its address is a VIP, to be held by the dummy interface (a node's own address is not)."""
+    members: tuple[SetMember, ...]
+    """What the sets must know of it."""
+
+
+class ServicePlan(msgspec.Struct, frozen=True):
+    """What this node needs in the kernel for one Service."""
+
+    owner: Owner
+    frontends: tuple[Frontend, ...] = ()
+    members: tuple[SetMember, ...] = ()
+    """What the sets must know of its endpoints."""
+    skipped: tuple[Skipped, ...] = ()
+
+
+def format_endpoint(address: Address, port: int) -> str:
+    """Render ADDRESS:PORT, with brackets around an IPv6 address."""
+    text = format_address(address)
+    return f"[{text}]:{port}" if len(address) == 16 else f"{text}:{port}"

@@ -1,0 +1,220 @@
+"""The verbs: every change of the kernel is one of these values, and prints as the command that would do it.
+
+The phase of an operation is its place in the order that protects traffic: a set member is there before the
+virtual server whose packets it judges, a real server before the VIP that sends clients to it; what goes, goes
+in the reverse order.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+import msgspec
+
+from ipvs_agent.addresses import Address, Family, format_address
+from ipvs_agent.model import (
+    FULL_NETMASK,
+    ForwardingMethod,
+    RealServer,
+    ServiceFlags,
+    SetMember,
+    VirtualServer,
+    VirtualServerKey,
+    format_endpoint,
+)
+from ipvs_agent.schedulers import flag_names
+
+LINK = "kube-ipvs0"
+"""The dummy interface that holds the VIPs; kube-proxy's name, because other software looks for it."""
+
+_TUNNEL_TYPES = ("ipip", "gue", "gre")
+_GUE = 1
+_TUNNEL_CHECKSUMS = ("--tun-nocsum", "--tun-csum", "--tun-remcsum", "--tun-csum --tun-remcsum")
+
+
+class Phase(enum.IntEnum):
+    """The order in which operations of one burst reach the kernel."""
+
+    ADD_MEMBERS = 10  # first: a flow that finds a virtual server must find its masquerade decision too
+    ADD_VIRTUAL_SERVERS = 20
+    ADD_REAL_SERVERS = 30  # before old ones go: a virtual server is never empty in between
+    ADD_VIPS = 40  # last: a bound VIP without a real server refuses its clients
+    DELETE_VIPS = 50
+    DELETE_REAL_SERVERS = 60
+    DELETE_VIRTUAL_SERVERS = 70
+    DELETE_MEMBERS = 80
+
+
+class _Value(msgspec.Struct, frozen=True, gc=False):
+    pass
+
+
+class AddVirtualServer(_Value, frozen=True, gc=False):
+    """Make a virtual server."""
+
+    phase: ClassVar[Phase] = Phase.ADD_VIRTUAL_SERVERS
+    virtual_server: VirtualServer
+
+    def __str__(self) -> str:
+        return f"ipvsadm -A {_virtual_server(self.virtual_server)}"
+
+
+class SetVirtualServer(_Value, frozen=True, gc=False):
+    """Change scheduler, flags or persistence of a virtual server."""
+
+    phase: ClassVar[Phase] = Phase.ADD_VIRTUAL_SERVERS
+    virtual_server: VirtualServer
+
+    def __str__(self) -> str:
+        return f"ipvsadm -E {_virtual_server(self.virtual_server)}"
+
+
+class DeleteVirtualServer(_Value, frozen=True, gc=False):
+    """Remove a virtual server with its real servers."""
+
+    phase: ClassVar[Phase] = Phase.DELETE_VIRTUAL_SERVERS
+    key: VirtualServerKey
+
+    def __str__(self) -> str:
+        return f"ipvsadm -D {self.key}"
+
+
+class AddRealServer(_Value, frozen=True, gc=False):
+    """Put a real server behind a virtual server."""
+
+    phase: ClassVar[Phase] = Phase.ADD_REAL_SERVERS
+    key: VirtualServerKey
+    real_server: RealServer
+
+    def __str__(self) -> str:
+        return f"ipvsadm -a {self.key} -r {_real_server(self.real_server)}"
+
+
+class SetRealServer(_Value, frozen=True, gc=False):
+    """Change weight, thresholds or forwarding of a real server."""
+
+    phase: ClassVar[Phase] = Phase.ADD_REAL_SERVERS
+    key: VirtualServerKey
+    real_server: RealServer
+
+    def __str__(self) -> str:
+        return f"ipvsadm -e {self.key} -r {_real_server(self.real_server)}"
+
+
+class DeleteRealServer(_Value, frozen=True, gc=False):
+    """Take a real server away from a virtual server."""
+
+    phase: ClassVar[Phase] = Phase.DELETE_REAL_SERVERS
+    key: VirtualServerKey
+    address: Address
+    port: int
+
+    def __str__(self) -> str:
+        return f"ipvsadm -d {self.key} -r {format_endpoint(self.address, self.port)}"
+
+
+class AddVip(_Value, frozen=True, gc=False):
+    """Bind a VIP to the dummy interface."""
+
+    phase: ClassVar[Phase] = Phase.ADD_VIPS
+    address: Address
+
+    def __str__(self) -> str:
+        return f"ip addr add {_host(self.address)} dev {LINK}"
+
+
+class DeleteVip(_Value, frozen=True, gc=False):
+    """Take a VIP off the dummy interface."""
+
+    phase: ClassVar[Phase] = Phase.DELETE_VIPS
+    address: Address
+
+    def __str__(self) -> str:
+        return f"ip addr del {_host(self.address)} dev {LINK}"
+
+
+class AddMember(_Value, frozen=True, gc=False):
+    """Put a member into an ipset."""
+
+    phase: ClassVar[Phase] = Phase.ADD_MEMBERS
+    member: SetMember
+
+    def __str__(self) -> str:
+        return f"ipset add {self.member.set_name} {self.member}"
+
+
+class DeleteMember(_Value, frozen=True, gc=False):
+    """Take a member out of an ipset."""
+
+    phase: ClassVar[Phase] = Phase.DELETE_MEMBERS
+    member: SetMember
+
+    def __str__(self) -> str:
+        return f"ipset del {self.member.set_name} {self.member}"
+
+
+IpvsOperation = (
+    AddVirtualServer
+    | SetVirtualServer
+    | DeleteVirtualServer
+    | AddRealServer
+    | SetRealServer
+    | DeleteRealServer
+)
+VipOperation = AddVip | DeleteVip
+SetOperation = AddMember | DeleteMember
+Operation = IpvsOperation | VipOperation | SetOperation
+
+_METHOD_OPTIONS = {
+    ForwardingMethod.MASQUERADE: "-m",
+    ForwardingMethod.TUNNEL: "-i",
+    ForwardingMethod.DIRECT: "-g",
+    ForwardingMethod.LOCAL: "-g",
+}
+
+
+def _host(address: Address) -> str:
+    return f"{format_address(address)}/{len(address) * 8}"
+
+
+def _virtual_server(virtual_server: VirtualServer) -> str:
+    words = [str(virtual_server.key), "-s", virtual_server.scheduler or "none"]
+    if virtual_server.flags & ServiceFlags.PERSISTENT:
+        words += ["-p", str(virtual_server.timeout)]
+        if virtual_server.netmask != FULL_NETMASK:
+            words += ["-M", _netmask(virtual_server)]
+        if virtual_server.persistence_engine:
+            words += ["--pe", virtual_server.persistence_engine]
+    if virtual_server.flags & ServiceFlags.ONE_PACKET:
+        words.append("-o")
+    names = flag_names(virtual_server.scheduler, virtual_server.flags)
+    if names:
+        words += ["-b", ",".join(names)]
+    return " ".join(words)
+
+
+def _netmask(virtual_server: VirtualServer) -> str:
+    if virtual_server.key.family == Family.IPV6:
+        return str(virtual_server.netmask)
+    return format_address(Address(virtual_server.netmask.to_bytes(4)))
+
+
+def _real_server(real_server: RealServer) -> str:
+    words = [
+        format_endpoint(real_server.address, real_server.port),
+        _METHOD_OPTIONS[ForwardingMethod(real_server.method)],
+        f"-w {real_server.weight}",
+    ]
+    if real_server.upper_threshold or real_server.lower_threshold:
+        words.append(f"-x {real_server.upper_threshold} -y {real_server.lower_threshold}")
+    if real_server.tunnel_type:
+        words.append(_tunnel(real_server))
+    return " ".join(words)
+
+
+def _tunnel(real_server: RealServer) -> str:
+    words = ["--tun-type", _TUNNEL_TYPES[real_server.tunnel_type]]
+    if real_server.tunnel_type == _GUE:
+        words += ["--tun-port", str(real_server.tunnel_port)]
+    return " ".join([*words, _TUNNEL_CHECKSUMS[real_server.tunnel_flags & 3]])

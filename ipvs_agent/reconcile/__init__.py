@@ -1,0 +1,1 @@
+"""From plans to the kernel: claims, differences, the one loop over operations, and what it remembers."""

@@ -1,0 +1,57 @@
+"""Reading the kernel back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from ipvs_agent.addresses import Address, Family
+from ipvs_agent.desired import sets
+from ipvs_agent.kernel.api import Kernel
+from ipvs_agent.model import RealServer, RealServerKey, SetMember, VirtualServer, VirtualServerKey
+
+SLICE = 200
+"""Virtual servers whose real servers are read in one go."""
+
+
+class Tables(msgspec.Struct, frozen=True):
+    """Everything but the real servers."""
+
+    virtual_servers: dict[VirtualServerKey, VirtualServer]
+    """All of this network namespace, whoever made them."""
+    vips: frozenset[Address]
+    members: frozenset[SetMember]
+    """Of the sets that are ours."""
+    node_addresses: frozenset[Address]
+
+
+RealServers = dict[RealServerKey, RealServer]
+TableSlice = dict[VirtualServerKey, RealServers]
+
+
+def read_tables(kernel: Kernel) -> Tables:
+    """Read everything but the real servers; raise KernelError.
+
+    The sets of a family that cannot be served now are read too: they say what is ours.
+    """
+    virtual_servers = {
+        observed.virtual_server.key: observed.virtual_server for observed in kernel.ipvs.virtual_servers()
+    }
+    members: set[SetMember] = set()
+    ours = {ip_set.name for family in Family for ip_set in sets.sets_of(family)}
+    for name in ours & kernel.ipsets.sets().keys():
+        members |= kernel.ipsets.members(name)
+    by_interface = kernel.node_addresses.addresses()
+    node_addresses = frozenset(address for addresses in by_interface.values() for address in addresses)
+    return Tables(virtual_servers, frozenset(kernel.vips.addresses()), frozenset(members), node_addresses)
+
+
+def read_real_servers(kernel: Kernel, key: VirtualServerKey) -> RealServers:
+    """Read the real servers of a virtual server; raise KernelError."""
+    return {observed.real_server.endpoint: observed.real_server for observed in kernel.ipvs.real_servers(key)}
+
+
+def read_slice(kernel: Kernel, keys: Iterable[VirtualServerKey]) -> TableSlice:
+    """Read the real servers of some virtual servers; raise KernelError."""
+    return {key: read_real_servers(kernel, key) for key in keys}

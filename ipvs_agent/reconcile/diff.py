@@ -1,0 +1,91 @@
+"""What to do about one object: the difference between what is wanted and what was achieved, as operations.
+
+A real server that goes is drained under TCP and SCTP: its weight becomes 0, so that it takes no new
+connection, and the drain removes it when its last one has ended. UDP has no last packet, so its real servers
+go at once, and the kernel moves their flows (net/ipv4/vs/expire_nodest_conn).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from ipvs_agent.addresses import Address
+from ipvs_agent.model import Frontend, Protocol, RealServerKey, SetMember, VirtualServerKey
+from ipvs_agent.operations import (
+    AddMember,
+    AddRealServer,
+    AddVip,
+    AddVirtualServer,
+    DeleteMember,
+    DeleteRealServer,
+    DeleteVip,
+    DeleteVirtualServer,
+    Operation,
+    SetRealServer,
+    SetVirtualServer,
+)
+from ipvs_agent.reconcile.achieved import Achieved, Held
+
+
+def virtual_server(key: VirtualServerKey, wanted: Frontend | None, held: Held | None) -> Iterator[Operation]:
+    """Yield what brings a virtual server and its real servers from what is held to what is wanted."""
+    if wanted is None:
+        if held is not None:
+            yield DeleteVirtualServer(key)
+        return
+    if held is None:
+        yield AddVirtualServer(wanted.virtual_server)
+        for real_server in wanted.real_servers:
+            yield AddRealServer(key, real_server)
+        return
+    if held.virtual_server != wanted.virtual_server:
+        yield SetVirtualServer(wanted.virtual_server)
+    yield from _real_servers(key, wanted, held)
+
+
+def _real_servers(key: VirtualServerKey, wanted: Frontend, held: Held) -> Iterator[Operation]:
+    staying: set[RealServerKey] = set()
+    for real_server in wanted.real_servers:
+        staying.add(real_server.endpoint)
+        present = held.real_servers.get(real_server.endpoint)
+        if present is None:
+            yield AddRealServer(key, real_server)
+        elif present != real_server:
+            yield SetRealServer(key, real_server)
+    for endpoint, present in held.real_servers.items():
+        if endpoint in staying:
+            continue
+        if not is_drained(key):
+            yield DeleteRealServer(key, *endpoint)
+        elif present.weight:
+            yield SetRealServer(key, msgspec.structs.replace(present, weight=0))
+
+
+def is_drained(key: VirtualServerKey) -> bool:
+    """Tell whether real servers of a virtual server are drained before they go."""
+    return key.protocol != Protocol.UDP
+
+
+def vip(address: Address, *, wanted: bool, achieved: Achieved) -> Iterator[Operation]:
+    """Yield what brings a VIP from what was achieved to what is wanted."""
+    if wanted and address not in achieved.vips:
+        yield AddVip(address)
+    elif not wanted and address in achieved.vips:
+        yield DeleteVip(address)
+
+
+def member(member: SetMember, *, wanted: bool, achieved: Achieved) -> Iterator[Operation]:
+    """Yield what brings a set member from what was achieved to what is wanted."""
+    if wanted and member not in achieved.members:
+        yield AddMember(member)
+    elif not wanted and member in achieved.members:
+        yield DeleteMember(member)
+
+
+def removes(operation: Operation) -> bool:
+    """Tell whether an operation takes something from clients."""
+    if isinstance(operation, SetRealServer):
+        return operation.real_server.weight == 0
+    return isinstance(operation, DeleteMember | DeleteRealServer | DeleteVip | DeleteVirtualServer)

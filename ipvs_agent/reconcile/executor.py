@@ -1,0 +1,127 @@
+"""Operations to the kernel, phase by phase."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import msgspec
+
+from ipvs_agent.desired import sets
+from ipvs_agent.desired.sets import Purpose
+from ipvs_agent.errors import AlreadyExists, KernelError, NotFound
+from ipvs_agent.kernel.api import Kernel, Outcomes
+from ipvs_agent.model import SetMember
+from ipvs_agent.operations import (
+    AddMember,
+    AddRealServer,
+    AddVip,
+    AddVirtualServer,
+    DeleteMember,
+    DeleteRealServer,
+    DeleteVip,
+    DeleteVirtualServer,
+    IpvsOperation,
+    Operation,
+    Phase,
+    SetOperation,
+    SetRealServer,
+    SetVirtualServer,
+    VipOperation,
+)
+from ipvs_agent.reconcile.achieved import Achieved
+from ipvs_agent.reconcile.claims import Key
+
+_SET_PHASES = {Phase.ADD_MEMBERS, Phase.DELETE_MEMBERS}
+_VIP_PHASES = {Phase.ADD_VIPS, Phase.DELETE_VIPS}
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An operation that was not done."""
+
+    operation: Operation
+    error: KernelError
+
+
+class WaitingError(KernelError):
+    """An operation was not tried, because what it stands on is not there yet, or still stands on it."""
+
+
+def key_of(operation: Operation) -> Key:
+    """Return the object that an operation changes; real servers are part of their virtual server."""
+    if isinstance(operation, AddMember | DeleteMember):
+        return operation.member
+    if isinstance(operation, AddVip | DeleteVip):
+        return operation.address
+    if isinstance(operation, AddVirtualServer | SetVirtualServer):
+        return operation.virtual_server.key
+    return operation.key
+
+
+def execute(operations: Iterable[Operation], kernel: Kernel, achieved: Achieved) -> list[Failure]:
+    """Run operations in the order of their phases, record what was done, and return what was not."""
+    failures: list[Failure] = []
+    for phase, group in itertools.groupby(sorted(operations, key=_phase), _phase):
+        batch: list[Operation] = []
+        for operation in group:
+            obstacle = _obstacle(operation, achieved)
+            if obstacle:
+                failures.append(Failure(operation, WaitingError(f"{operation}: {obstacle}")))
+            else:
+                batch.append(operation)
+        for operation, error in zip(batch, _apply(phase, batch, kernel), strict=True):
+            if error is None or _is_as_wanted(operation, error):
+                achieved.record(operation)
+            else:
+                failures.append(Failure(operation, error))
+    return failures
+
+
+def _obstacle(operation: Operation, achieved: Achieved) -> str:
+    """Return why an operation must wait, whatever else failed before it; mostly nothing.
+
+    What is ours must be known as ours for as long as it is there, and a VIP must not swallow packets for
+    which there is no virtual server.
+    """
+    if isinstance(operation, DeleteMember):
+        return _what_stands_on(operation.member, achieved)
+    if isinstance(operation, AddVip):
+        if not sets.is_vip(operation.address, achieved.members):
+            return "no set names it as a VIP"
+        return "" if achieved.serves(operation.address) else "it has no virtual server"
+    if isinstance(operation, AddVirtualServer):
+        member = sets.port_member(Purpose.SERVICES, operation.virtual_server.key)
+        return "" if member in achieved.members else "it is not in the ledger"
+    if isinstance(operation, AddRealServer | SetRealServer | SetVirtualServer):
+        return "" if key_of(operation) in achieved.virtual_servers else "its virtual server is not there"
+    return ""
+
+
+def _what_stands_on(member: SetMember, achieved: Achieved) -> str:
+    if sets.names_vip(member) and member.address in achieved.vips:
+        return "the VIP is still there"
+    if sets.ledger_key(member) in achieved.virtual_servers:
+        return "the virtual server is still there"
+    return ""
+
+
+def _phase(operation: Operation) -> Phase:
+    return operation.phase
+
+
+def _apply(phase: Phase, batch: Sequence[Operation], kernel: Kernel) -> Outcomes:
+    if phase in _SET_PHASES:
+        return kernel.ipsets.apply(cast("Sequence[SetOperation]", batch))
+    if phase in _VIP_PHASES:
+        return kernel.vips.apply(cast("Sequence[VipOperation]", batch))
+    return kernel.ipvs.apply(cast("Sequence[IpvsOperation]", batch))
+
+
+def _is_as_wanted(operation: Operation, error: KernelError) -> bool:
+    """Tell whether the kernel refused only because what was asked for is so already."""
+    if isinstance(operation, AddVip):
+        return isinstance(error, AlreadyExists)
+    if isinstance(operation, DeleteVip | DeleteRealServer | DeleteVirtualServer):
+        return isinstance(error, NotFound)
+    return False

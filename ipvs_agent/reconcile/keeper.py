@@ -1,0 +1,275 @@
+"""The keeper of the kernel's objects: what is claimed, what was achieved, and all that lies between.
+
+It brings objects from where they are to where the claims want them, tries again what failed, ends drains, and
+makes good what others have changed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+
+from ipvs_agent.addresses import Address
+from ipvs_agent.desired import sets
+from ipvs_agent.errors import AlreadyExists, KernelError, NotFound
+from ipvs_agent.kernel.api import Kernel
+from ipvs_agent.model import ObjectName, SetMember, VirtualServerKey
+from ipvs_agent.operations import AddVirtualServer, Operation
+from ipvs_agent.reconcile import audit, diff, drain, drift
+from ipvs_agent.reconcile.achieved import Achieved
+from ipvs_agent.reconcile.audit import Tables, TableSlice
+from ipvs_agent.reconcile.claims import FOREIGN, LINGERING, Claims, Key
+from ipvs_agent.reconcile.executor import Failure, WaitingError, execute, key_of
+from ipvs_agent.reconcile.report import Report
+from ipvs_agent.reconcile.timers import AuditDue, DrainCheck, Retry, Timers
+
+_FIRST_RETRY = 0.1
+_SLOWEST_RETRY = 30.0
+
+
+class Keeper:
+    """Brings the kernel's objects to where the claims want them; used by the reconciler's thread alone."""
+
+    def __init__(
+        self, kernel: Kernel, timers: Timers, report: Report, clock: Callable[[], float], seed: str
+    ) -> None:
+        self.claims = Claims()
+        self.achieved = Achieved()
+        self.may_remove = False
+        """Not before all sources have been listed whole and all that they ask for is there."""
+        self._kernel = kernel
+        self._timers = timers
+        self._report = report
+        self._clock = clock
+        self._random = random.Random(seed)  # noqa: S311 - spreads retries, guards nothing
+        self._failing: dict[Key, tuple[int, float]] = {}
+        """Attempts, and when the next one is due."""
+        self._waiting: set[Key] = set()
+        """Those of them that another failing one held back: they go on as soon as one succeeds."""
+        self._drains: dict[VirtualServerKey, drain.Progress] = {}
+        self._foreign: set[VirtualServerKey] = set()
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether something is not where it should be: the kernel refused it, or others have its address."""
+        return bool(self._failing) or any(self.claims.claimants(key) for key in self._foreign)
+
+    # --- Operations -----------------------------------------------------------------------------------------
+
+    def bring(
+        self, keys: dict[Key, None], services: Sequence[ObjectName] = (), *, is_yielding: bool = False
+    ) -> None:
+        """Bring objects from what was achieved to what is claimed.
+
+        is_yielding: also remove, though not all sources have been listed; for what was said of a virtual
+        server before it turned out to be somebody else's.
+        """
+        if not keys:
+            return
+        started = self._clock()
+        if self.may_remove:
+            self._let_linger(keys)
+        operations = [operation for key in keys for operation in self._difference(key)]
+        if not (self.may_remove or is_yielding):
+            operations = [operation for operation in operations if not diff.removes(operation)]
+        failures = execute(operations, self._kernel, self.achieved)
+        self._report.applied(services, operations, len(failures), self._clock() - started)
+        self._watch_drains(keys)
+        self._note(keys, failures)
+
+    def _difference(self, key: Key) -> Iterable[Operation]:
+        if isinstance(key, VirtualServerKey):
+            held = self.achieved.virtual_servers.get(key)
+            return diff.virtual_server(key, self.claims.frontend(key), held)
+        if isinstance(key, SetMember):
+            return diff.member(key, wanted=self.claims.wanted(key), achieved=self.achieved)
+        return diff.vip(key, wanted=self.claims.wanted(key), achieved=self.achieved)
+
+    def _note(self, keys: Iterable[Key], failures: Iterable[Failure]) -> None:
+        """Have what failed tried again, and say what succeeded at last."""
+        failed: dict[Key, Failure] = {}
+        for failure in failures:
+            failed.setdefault(key_of(failure.operation), failure)
+        taken = [key for key, failure in failed.items() if _is_taken(failure)]
+        for key in taken:
+            del failed[key]
+        self._waiting |= {key for key, one in failed.items() if isinstance(one.error, WaitingError)}
+        for key in failed:
+            attempt = self._failing.get(key, (0, 0.0))[0] + 1
+            due = self._clock() + self.backoff(attempt)
+            self._failing[key] = (attempt, due)
+            self._timers.add(due, Retry(key))
+        if failed:
+            # What only waits for something else that failed is not worth a line of its own.
+            causes = [one for one in failed.values() if not isinstance(one.error, WaitingError)]
+            self._report.failed(causes, max(self._failing[key][0] for key in failed))
+        if any(isinstance(failure.error, NotFound) for failure in failed.values()):
+            self._timers.add(self._clock(), AuditDue())  # what is gone has rarely gone alone
+        recovered = self._failing.keys() & (set(keys) - failed.keys()) if self._failing else set()
+        for key in recovered:
+            del self._failing[key]
+        self._report.recovered(recovered)
+        if recovered and self._waiting:
+            waiting, self._waiting = self._waiting, set()
+            self.bring(dict.fromkeys(waiting))
+        for key in taken:
+            if isinstance(key, VirtualServerKey):
+                self._yield_to_others(key)
+
+    def backoff(self, attempt: int) -> float:
+        """Return the seconds to wait after so many failed attempts."""
+        longest = min(_SLOWEST_RETRY, _FIRST_RETRY * 2.0 ** min(attempt - 1, 16))
+        return longest * self._random.uniform(0.5, 1.0)
+
+    def retry(self, key: Key) -> None:
+        """Try again what failed, after a look at where it is now."""
+        if key not in self._failing or self._failing[key][1] > self._clock():
+            return
+        if isinstance(key, VirtualServerKey):
+            self._reread(key)
+        self.bring({key: None})
+
+    def _yield_to_others(self, key: VirtualServerKey) -> None:
+        """Leave a virtual server to whoever made it, and take back what was said of it in the sets."""
+        self._foreign.add(key)
+        self.bring(self.claims.claim_for_nobody(key, FOREIGN, None), is_yielding=True)
+        for name in self.claims.claimants(key):
+            self._report.contests(name, self.claims.contests(name))
+
+    # --- Drains ---------------------------------------------------------------------------------------------
+
+    def _let_linger(self, keys: dict[Key, None]) -> None:
+        """Keep virtual servers that nobody wants any more until their connections have ended."""
+        for key in list(keys):
+            if not isinstance(key, VirtualServerKey) or self.claims.owner(key) is not None:
+                continue
+            held = self.achieved.virtual_servers.get(key)
+            if held is not None and held.real_servers and diff.is_drained(key):
+                frontend = drain.lingering(held, self.achieved)
+                keys.update(self.claims.claim_for_nobody(key, LINGERING, frontend))
+
+    def _watch_drains(self, keys: Iterable[Key]) -> None:
+        if not self.may_remove:
+            return
+        for key in keys:
+            if isinstance(key, VirtualServerKey) and key not in self._drains and self._draining(key):
+                now = self._clock()
+                self._drains[key] = drain.Progress(now)
+                self._timers.add(now + drain.FIRST_CHECK, DrainCheck(key))
+
+    def _draining(self, key: VirtualServerKey) -> set[tuple[Address, int]]:
+        held = self.achieved.virtual_servers.get(key)
+        wanted = self.claims.frontend(key)
+        if held is None or (wanted is not None and len(held.real_servers) <= len(wanted.real_servers)):
+            return set()
+        return drain.draining(wanted, held)
+
+    def check_drain(self, key: VirtualServerKey) -> None:
+        """Remove draining real servers that have lost their last connection."""
+        progress = self._drains.get(key)
+        if progress is None:
+            return
+        now = self._clock()
+        leaving = self._draining(key)
+        try:
+            observed = {server.real_server.endpoint: server for server in self._kernel.ipvs.real_servers(key)}
+        except KernelError as error:
+            self._report.not_ready(error, drain.FIRST_CHECK)
+            self._timers.add(now + drain.FIRST_CHECK, DrainCheck(key))
+            return
+        present = [observed[endpoint] for endpoint in leaving if endpoint in observed]
+        gone = {*progress.finished(present, now), *(leaving - observed.keys())}
+        operations = drain.removals(key, gone)
+        failures = execute(operations, self._kernel, self.achieved)
+        self._report.applied((), operations, len(failures), self._clock() - now)
+        if self._draining(key):
+            self._timers.add(progress.next_check(now), DrainCheck(key))
+            return
+        del self._drains[key]
+        changed: dict[Key, None] = {}
+        self.claims.release(key, LINGERING, changed)
+        self.bring(changed)
+
+    def end_drains(self) -> None:
+        """Look at every drain at once, for a process that will not be there later."""
+        for key in list(self._drains):
+            self.check_drain(key)
+        self._report.still_draining(len(self._drains))
+
+    # --- What others did ------------------------------------------------------------------------------------
+
+    def adopt(self, tables: Tables) -> None:
+        """Take over what an agent before this one left; what the ledger does not name is not ours."""
+        ours = sets.ledger_keys(tables.members)
+        behind = {
+            key: audit.read_real_servers(self._kernel, key) for key in tables.virtual_servers if key in ours
+        }
+        for key, virtual_server in tables.virtual_servers.items():
+            if key in ours:
+                self.achieved.observe(key, virtual_server, behind[key])
+            else:
+                self._foreign.add(key)
+                self.claims.claim_for_nobody(key, FOREIGN, None)
+        self.achieved.members = set(tables.members)
+        self.achieved.vips = drift.vips_of_ours(tables)
+        self._report.adopted(len(behind), len(self._foreign))
+
+    def repair(self, tables: Tables) -> None:
+        """Make good what others changed, real servers apart."""
+        found = drift.find(tables, self.achieved, self._foreign)
+        changed: dict[Key, None] = dict.fromkeys((*found.lost, *found.extra))
+        self.achieved.forget(found.lost)
+        self.achieved.discover(found.extra)
+        changed.update(self._reread_all(found.suspects))
+        for key in found.foreign:
+            if self._exists(key):
+                self._yield_to_others(key)
+        for key in found.foreign_gone:
+            if not self._exists(key):
+                self._foreign.discard(key)
+                self.claims.release(key, FOREIGN, changed)
+        self._report.drifted(len(changed))
+        self.bring(changed)
+
+    def repair_real_servers(self, table: TableSlice) -> None:
+        """Make good what others changed behind some virtual servers."""
+        suspects = [
+            key
+            for key, real_servers in table.items()
+            if (held := self.achieved.virtual_servers.get(key)) and held.real_servers != real_servers
+        ]
+        changed = self._reread_all(suspects)
+        self._report.drifted(len(changed))
+        self.bring(changed)
+
+    def _reread_all(self, keys: Iterable[VirtualServerKey]) -> dict[Key, None]:
+        """Read virtual servers again by their keys; return those that are not as they were left."""
+        return {key: None for key in keys if self._reread(key)}
+
+    def _reread(self, key: VirtualServerKey) -> bool:
+        held = self.achieved.virtual_servers.get(key)
+        try:
+            found = self._kernel.ipvs.virtual_server(key).virtual_server
+            behind = audit.read_real_servers(self._kernel, key)
+        except NotFound:
+            self.achieved.observe(key, None, {})
+        except KernelError as error:
+            self._report.not_ready(error, _FIRST_RETRY)
+            self._timers.add(self._clock() + _FIRST_RETRY, AuditDue())
+            return False
+        else:
+            self.achieved.observe(key, found, behind)
+        return self.achieved.virtual_servers.get(key) != held
+
+    def _exists(self, key: VirtualServerKey) -> bool:
+        try:
+            self._kernel.ipvs.virtual_server(key)
+        except NotFound:
+            return False
+        except KernelError:
+            return key in self._foreign
+        return True
+
+
+def _is_taken(failure: Failure) -> bool:
+    return isinstance(failure.operation, AddVirtualServer) and isinstance(failure.error, AlreadyExists)

@@ -1,0 +1,307 @@
+"""The only loop over operations: changes in, operations out, and what became of them remembered.
+
+Everything here runs in one thread. Sources and the worker hand their results to `tell`, which may be called
+from any thread and from a signal handler; the loop takes all that has come, and brings what it touched to
+where it should be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ipvs_agent.addresses import Address
+from ipvs_agent.desired.compile import NodeView, compile_service
+from ipvs_agent.errors import KernelError
+from ipvs_agent.kernel.api import Kernel
+from ipvs_agent.model import EndpointSlice, ObjectName, ServicePlan, Skipped, VirtualServerKey
+from ipvs_agent.reconcile import audit, foundation
+from ipvs_agent.reconcile.audit import Tables, TableSlice
+from ipvs_agent.reconcile.foundation import Ground
+from ipvs_agent.reconcile.keeper import Keeper
+from ipvs_agent.reconcile.report import Report
+from ipvs_agent.reconcile.settings import Settings, node_view
+from ipvs_agent.reconcile.timers import AuditDue, DrainCheck, Retry, Task, Timers
+from ipvs_agent.reconcile.worker import Worker
+from ipvs_agent.sources.changes import Change, Kind, Listed, Trouble
+from ipvs_agent.sources.store import Store
+
+_ROUND = 500
+"""Services that one round compiles; what comes meanwhile waits for no more than that."""
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """End the loop."""
+
+
+class Laid(msgspec.Struct, frozen=True):
+    """The worker has laid the foundation and read the tables."""
+
+    ground: Ground
+    tables: Tables
+
+
+class AuditFailed(msgspec.Struct, frozen=True):
+    """The worker could not lay the foundation, or not read the kernel back."""
+
+    error: KernelError
+
+
+class SliceRead(msgspec.Struct, frozen=True):
+    """The worker has read real servers of some virtual servers."""
+
+    table: TableSlice
+    remaining: tuple[VirtualServerKey, ...]
+
+
+Message = Sequence[Change] | Stop | Laid | SliceRead | AuditFailed
+
+
+class Reconciler:
+    """Brings the kernel to what the sources ask for, and keeps it there.
+
+    kernel is used by this loop alone, background by the jobs that it gives to the worker.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        background: Kernel,
+        worker: Worker,
+        settings: Settings,
+        clock: Callable[[], float],
+    ) -> None:
+        self._background = background
+        self._worker = worker
+        self._settings = settings
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._store = Store(settings.node_name)
+        self._timers = Timers()
+        self._report = Report()
+        self._keeper = Keeper(kernel, self._timers, self._report, clock, seed=settings.node_name)
+        self._ground: Ground | None = None
+        self._view: NodeView | None = None
+        self._own_addresses: frozenset[Address] = frozenset()
+        self._troubles: dict[str, str] = {}
+        self._is_auditing = False
+        self._audits = 0
+        self._failed_audits = 0
+        self._is_stopping = False
+
+    def tell(self, message: Message) -> None:
+        """Hand something to the loop, from any thread."""
+        self._inbox.put(message)
+
+    def start(self) -> None:
+        """Have the foundation laid and the kernel read; `run` and `run_once` begin with it."""
+        self._start_audit()
+
+    def run(self) -> None:
+        """Run until told to Stop; the kernel goes on serving."""
+        self.start()
+        while not self._is_stopping:
+            self._wait()
+            self.catch_up()
+
+    def run_once(self) -> bool:
+        """Bring the kernel to what the sources say now; return whether all of it was achieved."""
+        self.start()
+        while not (self._is_stopping or self._keeper.may_remove or self._is_hopeless()):
+            self._wait()
+            self.catch_up()
+        self._keeper.end_drains()
+        return self._keeper.may_remove and not self._keeper.is_failing and not self._troubles
+
+    def _is_hopeless(self) -> bool:
+        """Tell whether a single sync will not become complete by waiting."""
+        if self._view is None:
+            return self._failed_audits > 0
+        return bool(self._troubles) and not self._store.dirty
+
+    def catch_up(self) -> None:
+        """Take what has come, do what is due and one round of what is dirty, without waiting for anything."""
+        while not self._inbox.empty():
+            self._handle(self._inbox.get())
+        for task in self._timers.take_due(self._clock()):
+            self._run_task(task)
+        self._round()
+
+    # --- What comes in --------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            self._handle(self._inbox.get(timeout=self._patience()))
+
+    def _patience(self) -> float | None:
+        """Return for how long nothing needs to be done unless a message comes."""
+        if self._can_plan() and self._store.dirty:
+            return 0.0
+        due = self._timers.next_due()
+        return None if due is None else max(0.0, due - self._clock())
+
+    def _handle(self, message: Message) -> None:
+        if isinstance(message, Stop):
+            self._is_stopping = True
+        elif isinstance(message, Laid):
+            self._on_laid(message)
+        elif isinstance(message, SliceRead):
+            self._on_slice(message)
+        elif isinstance(message, AuditFailed):
+            self._on_audit_failed(message.error)
+        else:
+            for change in message:
+                self._on_change(change)
+
+    def _on_change(self, change: Change) -> None:
+        if isinstance(change, Trouble):
+            self._report.trouble(change)
+            if change.message:
+                self._troubles[change.source] = change.message
+            else:
+                self._troubles.pop(change.source, None)
+            return
+        self._store.apply(change)
+        if not isinstance(change, Listed):
+            self._report.changed(change)
+            if change.kind is Kind.NODE:
+                self._refresh_view()
+
+    def _run_task(self, task: Task) -> None:
+        if isinstance(task, Retry):
+            self._keeper.retry(task.key)
+        elif isinstance(task, DrainCheck):
+            self._keeper.check_drain(task.key)
+        elif task.number in (AuditDue.URGENT, self._audits):
+            self._start_audit()
+
+    # --- Plans ----------------------------------------------------------------------------------------------
+
+    def _can_plan(self) -> bool:
+        """Tell whether planning makes sense: a source in trouble may not become complete for hours."""
+        return self._view is not None and (self._store.complete or bool(self._troubles))
+
+    def _round(self) -> None:
+        """Bring some dirty Services to where they should be."""
+        if not self._can_plan():
+            return
+        is_first = not self._keeper.may_remove
+        # At first all is claimed before anything is done: a younger Service must not have, for a moment, the
+        # address of an older one that comes later in the list.
+        names = self._store.take_dirty(len(self._store.dirty) if is_first else _ROUND)
+        changed = [self._keeper.claims.replace(name, self._plan(name)) for name in names]
+        for name in names:
+            self._report.contests(name, self._keeper.claims.contests(name))
+        for start in range(0, len(names), _ROUND):
+            now = slice(start, start + _ROUND)
+            self._keeper.bring({key: None for keys in changed[now] for key in keys}, names[now])
+        if self._store.complete and is_first:
+            self._prune()
+
+    def _prune(self) -> None:
+        """From now on remove what nobody wants, beginning with what earlier agents left."""
+        keeper = self._keeper
+        keeper.may_remove = True
+        keeper.bring(dict.fromkeys((*keeper.claims.keys(), *keeper.achieved.keys())))
+        achieved = keeper.achieved
+        self._report.serving(len(self._store.services), len(achieved.virtual_servers), len(achieved.vips))
+
+    def _plan(self, name: ObjectName) -> ServicePlan | None:
+        service = self._store.services.get(name)
+        slices = self._store.slices(name)
+        if service is None or self._view is None:
+            # The slices of a Service that goes follow it within a moment, and are not worth a word.
+            orphans = () if self._keeper.claims.has_plan(name) else slices
+            self._report.planned(name, tuple(map(_orphan, orphans)))
+            return None
+        plan = compile_service(service, slices, self._view)
+        self._report.planned(name, plan.skipped)
+        return plan
+
+    def _refresh_view(self) -> None:
+        """Look at the node anew; where it differs, every Service is compiled again."""
+        if self._ground is None:
+            return
+        node = self._store.node
+        view = node_view(self._settings, self._ground.families, self._own_addresses, node)
+        if self._view is not None and view != self._view:
+            self._store.dirty.update(dict.fromkeys(self._store.services))
+        self._view = view
+
+    # --- Audit ----------------------------------------------------------------------------------------------
+
+    def _start_audit(self) -> None:
+        if not self._is_auditing:
+            self._is_auditing = True
+            self._worker.submit(self._audit)
+
+    def _audit(self) -> None:
+        """Runs in the worker."""
+        try:
+            ground = foundation.lay(self._background, self._settings.needs)
+            tables = audit.read_tables(self._background)
+        except KernelError as error:
+            self.tell(AuditFailed(error))
+        else:
+            self.tell(Laid(ground, tables))
+
+    def _on_laid(self, laid: Laid) -> None:
+        is_first = self._ground is None
+        if is_first:
+            try:
+                self._keeper.adopt(laid.tables)
+            except KernelError as error:
+                self._on_audit_failed(error)
+                return
+        self._failed_audits = 0
+        self._report.laid(laid.ground, self._ground)
+        self._ground = laid.ground
+        self._own_addresses = laid.tables.node_addresses
+        self._refresh_view()
+        if is_first:
+            self._end_audit()
+        else:
+            self._keeper.repair(laid.tables)
+            self._read_slices(tuple(self._keeper.achieved.virtual_servers))
+
+    def _on_slice(self, message: SliceRead) -> None:
+        self._keeper.repair_real_servers(message.table)
+        self._read_slices(message.remaining)
+
+    def _read_slices(self, keys: tuple[VirtualServerKey, ...]) -> None:
+        now, later = keys[: audit.SLICE], keys[audit.SLICE :]
+
+        def read() -> None:
+            try:
+                table = audit.read_slice(self._background, now)
+            except KernelError as error:
+                self.tell(AuditFailed(error))
+            else:
+                self.tell(SliceRead(table, later))
+
+        if now:
+            self._worker.submit(read)
+        else:
+            self._end_audit()
+
+    def _end_audit(self) -> None:
+        self._schedule_audit(self._settings.sync_period)
+
+    def _on_audit_failed(self, error: KernelError) -> None:
+        self._failed_audits += 1
+        delay = self._keeper.backoff(self._failed_audits)
+        self._report.not_ready(error, delay)
+        self._schedule_audit(delay)
+
+    def _schedule_audit(self, delay: float) -> None:
+        self._is_auditing = False
+        self._audits += 1
+        self._timers.add(self._clock() + delay, AuditDue(self._audits))
+
+
+def _orphan(endpoint_slice: EndpointSlice) -> Skipped:
+    reason = f"there is no Service {endpoint_slice.service} to be served"
+    return Skipped(f"EndpointSlice {endpoint_slice.name}", "metadata.labels", reason)

@@ -1,0 +1,156 @@
+"""What the reconciler says to people: a line for what changed, none for what did not."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Collection, Sequence
+from typing import TypeVar
+
+from ipvs_agent.logs import event
+from ipvs_agent.model import Node, ObjectName, Skipped, format_endpoint
+from ipvs_agent.operations import Operation
+from ipvs_agent.reconcile.claims import FOREIGN, Contest
+from ipvs_agent.reconcile.executor import Failure
+from ipvs_agent.reconcile.foundation import Ground
+from ipvs_agent.sources.changes import Kind, Put, Rejected, Removed, Trouble
+
+logger = logging.getLogger("ipvs_agent")
+
+_NAMED = 3
+"""How many Services or failures are named before they are only counted."""
+
+
+class Report:
+    """Writes log lines, and remembers what was said so that it is not said again."""
+
+    def __init__(self) -> None:
+        self._skipped: dict[tuple[Kind, ObjectName], tuple[Skipped, ...]] = {}
+        self._contests: dict[ObjectName, tuple[Contest, ...]] = {}
+        self._planned: dict[ObjectName, tuple[Skipped, ...]] = {}
+
+    def changed(self, change: Put | Removed | Rejected) -> None:
+        """Say which parts of an object are left out."""
+        if isinstance(change, Put):
+            skipped = () if isinstance(change.object, Node) else change.object.skipped
+            self._say_skipped((change.kind, change.name), skipped)
+        elif isinstance(change, Removed):
+            self._skipped.pop((change.kind, change.name), None)
+        elif change.name is None:
+            logger.warning(event("skipped", object=change.skipped))
+        else:
+            self._say_skipped((change.kind, change.name), (change.skipped,))
+
+    def _say_skipped(self, key: tuple[Kind, ObjectName], skipped: tuple[Skipped, ...]) -> None:
+        for one in skipped:
+            if one not in self._skipped.get(key, ()):
+                logger.warning(event("skipped", object=one))
+        if skipped:
+            self._skipped[key] = skipped
+        else:
+            self._skipped.pop(key, None)
+
+    def trouble(self, trouble: Trouble) -> None:
+        """Say that a source cannot be read, or can be again."""
+        if trouble.message:
+            logger.error(
+                event("source fails, keeping its last content", source=trouble.source, error=trouble.message)
+            )
+        else:
+            logger.info(event("source can be read again", source=trouble.source))
+
+    def planned(self, name: ObjectName, skipped: tuple[Skipped, ...]) -> None:
+        """Say what a Service asks for and cannot get."""
+        for one in skipped:
+            if one not in self._planned.get(name, ()):
+                logger.warning(event("skipped", object=one))
+        _remember(self._planned, name, skipped)
+
+    def contests(self, name: ObjectName, contests: Sequence[Contest]) -> None:
+        """Say which addresses a Service does not get because another has them."""
+        for contest in contests:
+            if contest not in self._contests.get(name, ()):
+                is_foreign = contest.winner == FOREIGN
+                winner = "a virtual server that is not ours" if is_foreign else contest.winner.name
+                address = format_endpoint(contest.key.address, contest.key.port)
+                logger.warning(event("address is taken", service=name, address=address, by=winner))
+        _remember(self._contests, name, tuple(contests))
+
+    def applied(
+        self,
+        services: Collection[ObjectName],
+        operations: Collection[Operation],
+        failures: int,
+        seconds: float,
+    ) -> None:
+        """Say what one round did; a round that did nothing says nothing."""
+        if not operations:
+            return
+        names = ",".join(str(name) for name in list(services)[:_NAMED])
+        more = f"+{len(services) - _NAMED}" if len(services) > _NAMED else ""
+        logger.info(
+            event(
+                "applied",
+                operations=len(operations),
+                failed=failures,
+                ms=seconds * 1000,
+                **({"services": names + more} if services else {}),
+            )
+        )
+        if logger.isEnabledFor(logging.DEBUG):
+            for operation in operations:
+                logger.debug("operation %s", operation)
+
+    def failed(self, failures: Sequence[Failure], attempt: int) -> None:
+        """Say what failed, and at which attempt; it is tried again."""
+        for failure in failures[:_NAMED]:
+            logger.error(event("operation failed, trying again", error=failure.error, attempt=attempt))
+        if len(failures) > _NAMED:
+            logger.error(event("more operations failed", objects=len(failures) - _NAMED, attempt=attempt))
+
+    def recovered(self, objects: Collection[object]) -> None:
+        """Say that what had failed is done."""
+        if objects:
+            first = ", ".join(str(one) for one in itertools.islice(objects, _NAMED))
+            logger.info(event("what had failed is done", objects=len(objects), first=first))
+
+    def laid(self, ground: Ground, before: Ground | None) -> None:
+        """Say what the foundation lacked, and which family cannot be served."""
+        if ground.written:
+            logger.info(event("foundation laid", wrote=", ".join(ground.written)))
+        if before is None or before.families != ground.families:
+            for family, reason in ground.refusals.items():
+                logger.warning(event("family is not served", family=family.name, reason=reason))
+
+    def still_draining(self, virtual_servers: int) -> None:
+        """Say that connections keep what nobody asks for any more."""
+        if virtual_servers:
+            logger.info(event("left to the next run, for they have connections", draining=virtual_servers))
+
+    def not_ready(self, error: Exception, delay: float) -> None:
+        """Say that the kernel lacks something or could not be read."""
+        logger.error(event("the kernel is not ready", error=error, retry_in_s=delay))
+
+    def adopted(self, virtual_servers: int, foreign: int) -> None:
+        """Say what was found at start."""
+        if virtual_servers or foreign:
+            logger.info(event("found in the kernel", virtual_servers=virtual_servers, foreign=foreign))
+
+    def serving(self, services: int, virtual_servers: int, vips: int) -> None:
+        """Say that all which the sources ask for is there, for the first time in this process."""
+        logger.info(event("serving", services=services, virtual_servers=virtual_servers, vips=vips))
+
+    def drifted(self, count: int) -> None:
+        """Say that the kernel was not as it had been left."""
+        if count:
+            logger.warning(event("the kernel was changed by others, repairing", objects=count))
+
+
+Said = TypeVar("Said")
+
+
+def _remember(memory: dict[ObjectName, tuple[Said, ...]], name: ObjectName, said: tuple[Said, ...]) -> None:
+    if said:
+        memory[name] = said
+    else:
+        memory.pop(name, None)

@@ -1,0 +1,57 @@
+"""What has to be done later."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from typing import ClassVar
+
+import msgspec
+
+from ipvs_agent.model import VirtualServerKey
+from ipvs_agent.reconcile.claims import Key
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """Bring an object that failed to where it should be."""
+
+    key: Key
+
+
+class DrainCheck(msgspec.Struct, frozen=True):
+    """Look whether draining real servers of a virtual server have lost their last connection."""
+
+    key: VirtualServerKey
+
+
+class AuditDue(msgspec.Struct, frozen=True):
+    """Read the kernel back, unless another audit has come since the one of that number was planned."""
+
+    URGENT: ClassVar[int] = 0
+    number: int = URGENT
+
+
+Task = Retry | DrainCheck | AuditDue
+
+
+class Timers:
+    """A heap of tasks by the time at which they are due."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Task]] = []
+        self._numbers = itertools.count()
+
+    def add(self, due: float, task: Task) -> None:
+        """Have a task returned at or after a time."""
+        heapq.heappush(self._heap, (due, next(self._numbers), task))
+
+    def next_due(self) -> float | None:
+        """Return when the next task is due."""
+        return self._heap[0][0] if self._heap else None
+
+    def take_due(self, now: float) -> list[Task]:
+        """Return and forget the tasks that are due."""
+        due: list[Task] = []
+        while self._heap and self._heap[0][0] <= now:
+            due.append(heapq.heappop(self._heap)[2])
+        return due

@@ -1,0 +1,1 @@
+"""Where Services come from: the Kubernetes API, or manifests. Both fill the store with changes."""

@@ -1,0 +1,107 @@
+"""What the sources have said so far: the newest form of every object, and which Services it touches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping
+
+from ipvs_agent.model import EndpointSlice, Node, ObjectName, Service
+from ipvs_agent.sources.changes import Kind, Listed, Put, Rejected, Removed
+
+_API_SERVER = ObjectName("default", "kubernetes")
+"""The Service through which pods reach the API server: everything else needs it."""
+
+
+class Store:
+    """Objects by name, the slices of each Service beside it; `dirty` collects what has to be compiled."""
+
+    def __init__(self, node_name: str) -> None:
+        self.node: Node | None = None
+        """The node that the agent runs on; a folder of manifests may know others too."""
+        self._node_name = node_name
+        self.listed: set[Kind] = set()
+        self.dirty: dict[ObjectName, None] = {}
+        """Services touched since the last `take_dirty`, in the order in which they were."""
+        self._services: dict[ObjectName, Service] = {}
+        self._slices: dict[ObjectName, EndpointSlice] = {}
+        self._slices_of: dict[ObjectName, dict[ObjectName, EndpointSlice]] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every kind has been listed whole, so that what is not here is known to be gone."""
+        return len(self.listed) == len(Kind)
+
+    @property
+    def services(self) -> Mapping[ObjectName, Service]:
+        """The Services by name."""
+        return self._services
+
+    def slices(self, service: ObjectName) -> Collection[EndpointSlice]:
+        """Return the slices of a Service."""
+        return self._slices_of.get(service, {}).values()
+
+    def apply(self, change: Put | Removed | Rejected | Listed) -> None:
+        """Take in one change; what is as it was touches nothing."""
+        if isinstance(change, Put):
+            self._put(change)
+        elif isinstance(change, Listed):
+            self._prune(change)
+        elif change.name is not None:
+            self._remove(change.kind, change.name)
+
+    def take_dirty(self, limit: int) -> list[ObjectName]:
+        """Return and forget up to so many dirty Services: the API server's own, then those touched first."""
+        taken = list(itertools.islice(self.dirty, limit))
+        if _API_SERVER in self.dirty:
+            taken = [_API_SERVER, *(name for name in taken if name != _API_SERVER)]
+        for name in taken:
+            del self.dirty[name]
+        return taken
+
+    def _put(self, change: Put) -> None:
+        new = change.object
+        if isinstance(new, Service):
+            if self._services.get(new.name) != new:
+                self._services[new.name] = new
+                self.dirty[new.name] = None
+        elif isinstance(new, EndpointSlice):
+            self._put_slice(new)
+        elif new.name == self._node_name:
+            self.node = new
+
+    def _put_slice(self, new: EndpointSlice) -> None:
+        old = self._slices.get(new.name)
+        if old == new:
+            return
+        if old is not None and old.service != new.service:
+            self._remove(Kind.ENDPOINT_SLICE, old.name)
+        self._slices[new.name] = new
+        self._slices_of.setdefault(new.service, {})[new.name] = new
+        self.dirty[new.service] = None
+
+    def _remove(self, kind: Kind, name: ObjectName) -> None:
+        if kind is Kind.SERVICE:
+            if self._services.pop(name, None) is not None:
+                self.dirty[name] = None
+        elif kind is Kind.ENDPOINT_SLICE:
+            old = self._slices.pop(name, None)
+            if old is not None:
+                siblings = self._slices_of[old.service]
+                del siblings[name]
+                if not siblings:
+                    del self._slices_of[old.service]
+                self.dirty[old.service] = None
+        elif self.node is not None and self.node.name == name.name:
+            self.node = None
+
+    def _prune(self, change: Listed) -> None:
+        known: Collection[ObjectName] = ()
+        if change.kind is Kind.SERVICE:
+            known = self._services
+        elif change.kind is Kind.ENDPOINT_SLICE:
+            known = self._slices
+        elif self.node is not None:
+            known = (ObjectName("", self.node.name),)
+        for name in [name for name in known if name not in change.names]:
+            self._remove(change.kind, name)
+        self.listed.add(change.kind)

@@ -1,0 +1,306 @@
+"""How the objects of one kind are read from the API server, and kept up to date.
+
+    nothing known ──list──> listed at a resource version ──watch──> ... ──connection ends──> watch from there
+          ^                                                                                        │
+          └──────────────────────── the server no longer has that version (410) ───────────────────┘
+
+A list is, in this order: a stream of initial events (WatchList); where the server has none, a LIST from its
+watch cache; and where neither can be had at the version already seen, a consistent read in pages. The first
+two cost the server no read of its database, which is what thousands of agents must not ask for at once after
+it was restarted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
+from typing import Protocol
+
+import msgspec
+import tenacity
+
+from ipvs_agent.errors import SourceError
+from ipvs_agent.model import ObjectName
+from ipvs_agent.sources import answers, framing
+from ipvs_agent.sources.api_client import ANSWER_TIMEOUT, Response, Silence
+from ipvs_agent.sources.changes import Change, Kind, Listed, Put, Rejected, Removed, Sink, Trouble
+from ipvs_agent.sources.decode import decode
+
+WATCH_SILENCE = 150.0
+"""Seconds after which a watch is opened anew; the server says something (a bookmark) about once a minute."""
+
+_BATCH = 500
+"""Changes of a list that are handed over at once."""
+_PAGE = 500
+_PATIENCE = 3
+"""How often a server may answer that it has not yet caught up with what was seen before."""
+_BACKOFF = tenacity.wait_random_exponential(multiplier=1, max=30)
+_LONGEST_RETRY_AFTER = 60.0
+_INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+
+Query = dict[str, str]
+ObjectChange = Put | Removed | Rejected
+
+
+class Resource(msgspec.Struct, frozen=True):
+    """A kind of objects, where the API has them, and which of them are asked for."""
+
+    kind: Kind
+    path: str
+    title: str
+    """As RBAC names it: the plural, and the API group where it has one."""
+    label_selector: str = ""
+    field_selector: str = ""
+    optional_field_selector: str = ""
+    """Asked for where the server knows it."""
+
+
+class Client(Protocol):
+    """What is asked of ApiClient."""
+
+    @property
+    def server(self) -> str:
+        """Return the server's URL."""
+
+    def get(
+        self, path: str, query: Mapping[str, str], silence: float
+    ) -> contextlib.AbstractContextManager[Response]:
+        """Send a request."""
+
+
+class Watcher:
+    """Reads one resource until the event is set; the event is also what it waits on between attempts."""
+
+    def __init__(
+        self,
+        resource: Resource,
+        client: Client,
+        sink: Sink,
+        stopping: threading.Event,
+        silence: float = WATCH_SILENCE,
+    ) -> None:
+        self._resource = resource
+        self._client = client
+        self._sink = sink
+        self._stopping = stopping
+        self._silence = silence
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(SourceError),
+            wait=self._wait,
+            stop=tenacity.stop_when_event_set(stopping),
+            sleep=tenacity.sleep_using_event(stopping),
+            before_sleep=self._report,
+            retry_error_callback=lambda _: None,
+        )
+        self._optional_selector = resource.optional_field_selector
+        self._trouble: SourceError | None = None
+        self._progressed = False
+        self._seen = ""
+        """The newest resource version seen; the next list is to be as new."""
+        self._resume = ""
+        """The resource version to watch from; empty: list first."""
+        self._refusals = 0
+        """How often in a row the server could not list what is as new as we have seen."""
+
+    def run(self) -> None:
+        """Read until the event is set."""
+        while not self._stopping.is_set():
+            self._retrying(self._round)
+
+    # --- One round: until the server ends the stream, or an error ------------------------------------------
+
+    def _round(self) -> None:
+        with contextlib.ExitStack() as stack:
+            try:
+                if self._resume:
+                    self._follow(self._watch(stack), heard=False)
+                else:
+                    self._follow(self._list(stack), heard=True)
+            except answers.Expired:
+                self._resume = ""
+                raise
+            except _SelectorUnknown:
+                self._optional_selector = ""
+
+    def _watch(self, stack: contextlib.ExitStack) -> Iterator[answers.Event]:
+        events = self._open_watch({"resourceVersion": self._resume}, stack)
+        if not isinstance(self._trouble, (answers.Nonsense, Silence)):
+            self._clear_trouble()  # what was in the way of an answer is over; there may be no event for long
+        return events
+
+    def _list(self, stack: contextlib.ExitStack) -> Iterator[answers.Event]:
+        """Hand over all objects; return the events that follow on the same stream."""
+        try:
+            try:
+                return self._watch_list(stack)
+            except answers.NotOffered:
+                stack.close()
+                self._read_list()
+                return iter(())
+        except (answers.Expired, answers.NotYet) as error:
+            self._refusals += 1
+            raise answers.NotYet(
+                f"the server has not caught up with what it said before (resource version {self._seen})",
+                error.retry_after,
+            ) from error
+
+    def _watch_list(self, stack: contextlib.ExitStack) -> Iterator[answers.Event]:
+        query = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+        if self._seen and self._refusals < _PATIENCE:
+            query["resourceVersion"] = self._seen
+        listing = _Listing(self._resource.kind, self._sink)
+        events = self._open_watch(query, stack)
+        with contextlib.suppress(Silence):
+            for event in events:
+                if event.type is not answers.EventType.BOOKMARK:
+                    listing.add(self._change(event))
+                    continue
+                meta = answers.metadata(event)
+                if meta.annotations.get(_INITIAL_EVENTS_END) != "true":
+                    break  # a bookmark of another kind: this server ignores what it does not know
+                self._listed(listing, meta.resource_version)
+                return events
+        raise answers.NotOffered("the server does not tell where its initial events end")
+
+    def _read_list(self) -> None:
+        query = {"resourceVersion": self._seen or "0", "resourceVersionMatch": "NotOlderThan"}
+        if self._refusals >= _PATIENCE:
+            query = {"limit": str(_PAGE)}
+        listing = _Listing(self._resource.kind, self._sink)
+        meta = self._read_page(query, listing)
+        while meta.continue_:
+            meta = self._read_page({"limit": str(_PAGE), "continue": meta.continue_}, listing)
+        self._listed(listing, meta.resource_version)
+
+    def _read_page(self, query: Query, listing: _Listing) -> framing.ListMeta:
+        reader = framing.ListReader()
+        with self._open("list", query, ANSWER_TIMEOUT) as response:
+            for chunk in response.chunks():
+                for item in reader.feed(chunk):
+                    listing.add(decode(self._resource.kind, item))
+        items, meta = reader.close()
+        for item in items:
+            listing.add(decode(self._resource.kind, item))
+        return meta
+
+    def _listed(self, listing: _Listing, resource_version: str) -> None:
+        listing.close()
+        self._resume = self._seen = resource_version
+        self._refusals = 0
+        self._succeed()
+
+    def _follow(self, events: Iterable[answers.Event], *, heard: bool) -> None:
+        """Hand over events until the stream ends; one that ended without a word is an error."""
+        try:
+            for event in events:
+                meta = answers.metadata(event)
+                if event.type is not answers.EventType.BOOKMARK:
+                    self._sink([self._change(event)])
+                self._resume = self._seen = meta.resource_version
+                self._succeed()
+                heard = True
+        except Silence:
+            if not heard:
+                raise
+        if not heard:
+            raise answers.Nonsense("the server ended the watch without a word")
+
+    # --- Requests and answers ------------------------------------------------------------------------------
+
+    def _open_watch(self, query: Query, stack: contextlib.ExitStack) -> Iterator[answers.Event]:
+        # Between 5 and 10 minutes, as client-go asks: the watches of a cluster do not all end at once.
+        timeout = random.randint(300, 600)  # noqa: S311 - not a secret
+        query |= {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(timeout)}
+        response = stack.enter_context(self._open("watch", query, self._silence))
+        return answers.events(response, self._asked("watch"))
+
+    @contextlib.contextmanager
+    def _open(self, verb: str, query: Query, silence: float) -> Iterator[Response]:
+        fields = [self._resource.field_selector, self._optional_selector]
+        selectors = {
+            "labelSelector": self._resource.label_selector,
+            "fieldSelector": ",".join(field for field in fields if field),
+        }
+        query |= {name: value for name, value in selectors.items() if value}
+        with self._client.get(self._resource.path, query, silence) as response:
+            if response.status != HTTPStatus.OK:
+                refusal = answers.refusal(response, self._asked(verb))
+                if isinstance(refusal, answers.BadRequest) and self._optional_selector:
+                    raise _SelectorUnknown from refusal
+                raise refusal
+            yield response
+
+    def _asked(self, verb: str) -> str:
+        return f"{verb} {self._resource.title}"
+
+    def _change(self, event: answers.Event) -> ObjectChange:
+        change = decode(self._resource.kind, event.object)
+        if event.type is answers.EventType.DELETED and change.name is not None:
+            return Removed(self._resource.kind, change.name)
+        return change
+
+    # --- Success and failure -------------------------------------------------------------------------------
+
+    def _succeed(self) -> None:
+        self._progressed = True
+        self._clear_trouble()
+
+    def _clear_trouble(self) -> None:
+        if self._trouble is not None:
+            self._trouble = None
+            self._sink([Trouble(self._source, "")])
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        if self._progressed:
+            self._progressed = False
+            state.attempt_number = 1
+        error = _failure(state)
+        return max(_BACKOFF(state), error.retry_after if isinstance(error, answers.Refused) else 0.0)
+
+    def _report(self, state: tenacity.RetryCallState) -> None:
+        error = _failure(state)
+        is_routine = isinstance(error, answers.Expired)
+        if not is_routine and str(error) != str(self._trouble):
+            self._sink([Trouble(self._source, str(error))])
+            self._trouble = error
+
+    @property
+    def _source(self) -> str:
+        return f"{self._client.server}{self._resource.path}"
+
+
+class _Listing:
+    """What a list has said so far; handed over in batches."""
+
+    def __init__(self, kind: Kind, sink: Sink) -> None:
+        self._kind = kind
+        self._sink = sink
+        self._names: set[ObjectName] = set()
+        self._batch: list[Change] = []
+
+    def add(self, change: ObjectChange) -> None:
+        if isinstance(change, Put):
+            self._names.add(change.name)
+        elif change.name is not None:
+            self._names.discard(change.name)
+        self._batch.append(change)
+        if len(self._batch) >= _BATCH:
+            self._sink(self._batch)
+            self._batch = []
+
+    def close(self) -> None:
+        self._sink([*self._batch, Listed(self._kind, frozenset(self._names))])
+
+
+class _SelectorUnknown(SourceError):
+    """The server may not know the optional field selector."""
+
+
+def _failure(state: tenacity.RetryCallState) -> SourceError:
+    assert state.outcome is not None
+    error = state.outcome.exception()
+    assert isinstance(error, SourceError)
+    return error

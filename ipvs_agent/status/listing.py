@@ -1,0 +1,19 @@
+"""What a listing shows."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ipvs_agent.model import ObservedRealServer, ObservedVirtualServer
+
+Entry = tuple[ObservedVirtualServer, list[ObservedRealServer]]
+"""A virtual server with its real servers."""
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """The kernel's table, or a part of it, in the order in which it is to be shown."""
+
+    entries: list[Entry]
+    version: tuple[int, int, int] | None = None
+    """That of IPVS; None in the listing of a single virtual server."""
+    connection_table_size: int = 0

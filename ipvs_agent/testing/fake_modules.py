@@ -1,0 +1,25 @@
+"""Kernel modules, in memory."""
+
+from __future__ import annotations
+
+from ipvs_agent.errors import InvalidRequest, MissingModule
+
+
+class FakeModules:
+    """A kernel that has every module but the missing ones."""
+
+    def __init__(self) -> None:
+        self.missing: set[str] = set()
+        self.loaded: set[str] = set()
+
+    def load(self, *names: str) -> None:
+        """Make sure that modules are there; MissingModule where one cannot be loaded."""
+        for name in names:
+            if not name.replace("_", "").isalnum():
+                raise InvalidRequest(f"{name!r} is not the name of a kernel module")
+        self.loaded |= set(names) - self.missing
+        for name in names:
+            if name in self.missing:
+                raise MissingModule(
+                    f"the kernel module {name} cannot be loaded: run `modprobe {name}` on the node"
+                )

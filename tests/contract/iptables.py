@@ -1,0 +1,211 @@
+"""What every implementation of kernel.api.Iptables does."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipvs_agent import errors
+from ipvs_agent.addresses import Family, parse_network
+from ipvs_agent.desired import sets, shim
+from ipvs_agent.model import IpSet, SetType
+
+# A table as the cases below find it: USER is empty, FULL is not, TARGET is jumped to.
+BEFORE = """\
+*filter
+:USER - [0:0]
+:FULL - [0:0]
+:TARGET - [0:0]
+-A FULL -j TARGET
+-A INPUT -j FULL
+COMMIT
+"""
+AFTER_BEFORE = {"filter": {"USER": [], "FULL": ["-j TARGET"], "TARGET": [], "INPUT": ["-j FULL"]}}
+
+
+def present(iptables, family=Family.IPV4):
+    """Return rules by table and chain, without built-in chains that are empty and tables of only those."""
+    found = {
+        table: {
+            chain: rules
+            for chain, rules in chains.items()
+            if rules or chain not in ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+        }
+        for table, chains in shim.parse(iptables.save(family)).items()
+    }
+    return {table: chains for table, chains in found.items() if chains}
+
+
+class IptablesContract:
+    """Needs fixtures `iptables`, without rules, and `ipsets` of the same kernel, without sets."""
+
+    def test_both_families_are_usable(self, iptables):
+        assert frozenset(Family) == iptables.families()
+
+    def test_random_fully_is_supported(self, iptables):
+        assert iptables.supports_random_fully()
+
+    def test_asking_what_is_supported_leaves_no_rules(self, iptables):
+        iptables.families()
+        iptables.supports_random_fully()
+
+        assert {} == present(iptables)
+        assert {} == present(iptables, Family.IPV6)
+
+    def test_restored_rules_are_saved(self, iptables):
+        iptables.restore(Family.IPV4, BEFORE)
+
+        assert AFTER_BEFORE == present(iptables)
+
+    def test_families_are_apart(self, iptables):
+        iptables.restore(Family.IPV6, BEFORE)
+
+        assert {} == present(iptables)
+        assert AFTER_BEFORE == present(iptables, Family.IPV6)
+
+    def test_rules_are_among_those_of_all_flavours_and_can_be_removed_there(self, iptables):
+        iptables.restore(Family.IPV6, "*filter\n:OURS - [0:0]\nCOMMIT\n")
+
+        (found,) = [rules for rules in iptables.all_rules() if ":OURS " in rules.saved]
+        assert Family.IPV6 is found.family
+        iptables.restore(found.family, "*filter\n-X OURS\nCOMMIT\n", found.flavour)
+
+        assert {} == present(iptables, Family.IPV6)
+
+    def test_no_family_is_refused(self, iptables):
+        assert {} == iptables.refusals()
+
+    def test_chains_that_are_not_named_are_kept(self, iptables):
+        iptables.restore(Family.IPV4, BEFORE)
+
+        iptables.restore(Family.IPV4, "*filter\n:NEW - [0:0]\n-A NEW -j ACCEPT\nCOMMIT\n")
+
+        assert {"filter": {**AFTER_BEFORE["filter"], "NEW": ["-j ACCEPT"]}} == present(iptables)
+
+    def test_a_chain_that_is_declared_is_emptied_and_still_jumped_to(self, iptables):
+        iptables.restore(Family.IPV4, BEFORE)
+
+        iptables.restore(Family.IPV4, "*filter\n:FULL - [0:0]\n-A FULL -j DROP\nCOMMIT\n")
+
+        assert {"filter": {**AFTER_BEFORE["filter"], "FULL": ["-j DROP"]}} == present(iptables)
+
+    def test_a_built_in_chain_that_is_declared_is_not_emptied(self, iptables):
+        iptables.restore(Family.IPV4, BEFORE)
+
+        iptables.restore(Family.IPV4, "*filter\n:INPUT DROP [0:0]\nCOMMIT\n")
+
+        assert AFTER_BEFORE == present(iptables)
+        assert ":INPUT DROP " in iptables.save(Family.IPV4)
+
+    @pytest.mark.parametrize(
+        ("lines", "expected"),
+        [
+            pytest.param("-A INPUT -j DROP", ["-j FULL", "-j DROP"], id="append"),
+            pytest.param("-I INPUT -j DROP", ["-j DROP", "-j FULL"], id="insert"),
+            pytest.param("-D INPUT -j FULL", [], id="delete"),
+            pytest.param("-F INPUT", [], id="flush"),
+            pytest.param("-A INPUT -j DROP\n-D INPUT -j FULL", ["-j DROP"], id="append, delete"),
+        ],
+    )
+    def test_rules_of_a_built_in_chain(self, iptables, lines, expected):
+        iptables.restore(Family.IPV4, BEFORE)
+
+        iptables.restore(Family.IPV4, f"*filter\n{lines}\nCOMMIT\n")
+
+        assert expected == present(iptables)["filter"].get("INPUT", [])
+
+    def test_a_chain_can_go_together_with_what_refers_to_it(self, iptables):
+        iptables.restore(Family.IPV4, BEFORE)
+
+        iptables.restore(
+            Family.IPV4, "*filter\n-D INPUT -j FULL\n-F FULL\n-X FULL\n-X TARGET\n-X USER\nCOMMIT\n"
+        )
+
+        assert {} == present(iptables)
+
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            pytest.param("-A NOPE -j ACCEPT", id="append to a missing chain"),
+            pytest.param("-A USER -j NOPE", id="jump to a missing chain"),
+            pytest.param("-A USER -j INPUT", id="jump to a built-in chain"),
+            pytest.param("-D USER -j ACCEPT", id="delete of a missing rule"),
+            pytest.param("-F NOPE", id="flush of a missing chain"),
+            pytest.param("-X NOPE", id="removal of a missing chain"),
+            pytest.param("-X INPUT", id="removal of a built-in chain"),
+            pytest.param("-X FULL", id="removal of a chain with rules"),
+            pytest.param("-X TARGET", id="removal of a chain that is jumped to"),
+            pytest.param("-N USER", id="a chain that exists"),
+            pytest.param(f":{'X' * 29} - [0:0]", id="a chain's name too long"),
+            pytest.param("-A USER -m set --match-set NOPE dst -j ACCEPT", id="missing set"),
+            pytest.param("-A USER -m set --match-set SIX dst -j ACCEPT", id="set of the other family"),
+            pytest.param("-A USER -s fd00::/8 -j ACCEPT", id="network of the other family"),
+            pytest.param("-A USER --mark 0x1 -j ACCEPT", id="option without its match"),
+            pytest.param("-A USER --set-xmark 0x1 -j ACCEPT", id="option without its target"),
+            pytest.param("-A USER -m mark --mark", id="option without its value"),
+            pytest.param("-A USER -j MASQUERADE", id="masquerade in the filter table"),
+            pytest.param("-A USER -j REJECT --reject-with icmp6-port-unreachable", id="v6 reject"),
+            pytest.param("-A USER -j REJECT --reject-with tcp-reset", id="reset of what is not TCP"),
+        ],
+    )
+    def test_what_is_refused_changes_nothing(self, iptables, ipsets, lines):
+        ipsets.create(IpSet("SIX", SetType.HASH_IP, Family.IPV6))
+        iptables.restore(Family.IPV4, BEFORE)
+
+        with pytest.raises(errors.CommandFailed):
+            iptables.restore(Family.IPV4, f"*filter\n-A USER -j DROP\n{lines}\nCOMMIT\n")
+
+        assert AFTER_BEFORE == present(iptables)
+
+    def test_without_commit_nothing_is_done(self, iptables):
+        with pytest.raises(errors.CommandFailed, match="COMMIT"):
+            iptables.restore(Family.IPV4, "*filter\n-A INPUT -j DROP\n")
+
+        assert {} == present(iptables)
+
+    def test_a_table_is_all_or_nothing_and_those_before_it_are_done(self, iptables):
+        with pytest.raises(errors.CommandFailed):
+            iptables.restore(
+                Family.IPV4,
+                "*nat\n:OURS - [0:0]\nCOMMIT\n*filter\n-A INPUT -j DROP\n-A NOPE -j DROP\nCOMMIT\n",
+            )
+
+        assert {"nat": {"OURS": []}} == present(iptables)
+
+    def test_an_error_quotes_the_line(self, iptables):
+        with pytest.raises(errors.CommandFailed, match="-D INPUT -j DROP"):
+            iptables.restore(Family.IPV4, "*filter\n:OURS - [0:0]\n-D INPUT -j DROP\nCOMMIT\n")
+
+    def test_a_set_in_a_rule_is_busy_until_the_rule_is_gone(self, iptables, ipsets):
+        ipsets.create(IpSet("FOUR", SetType.HASH_IP, Family.IPV4))
+        iptables.restore(Family.IPV4, "*filter\n-A INPUT -m set --match-set FOUR dst -j DROP\nCOMMIT\n")
+
+        with pytest.raises(errors.Busy):
+            ipsets.destroy("FOUR")
+
+        iptables.restore(Family.IPV4, "*filter\n-F INPUT\nCOMMIT\n")
+        ipsets.destroy("FOUR")
+
+    @pytest.mark.parametrize(
+        ("family", "network"),
+        [
+            pytest.param(Family.IPV4, "10.0.0.0/8", id="v4"),
+            pytest.param(Family.IPV6, "fd00:10::/32", id="v6"),
+        ],
+    )
+    @pytest.mark.parametrize("random_fully", [False, True])
+    def test_the_rules_of_the_agent_are_saved_as_they_are_written(
+        self, iptables, ipsets, family, network, random_fully
+    ):
+        """Or every start would write them anew; and nothing is left once they are removed."""
+        wanted = shim.tables(
+            family,
+            shim.Masquerade(cluster_networks=(parse_network(network),), random_fully=random_fully),
+        )
+        for ip_set in sets.sets_of(family):
+            ipsets.create(ip_set)
+
+        iptables.restore(family, shim.restore_text(wanted, iptables.save(family)))
+
+        assert "" == shim.restore_text(wanted, iptables.save(family))
+        iptables.restore(family, shim.removal_text(iptables.save(family)))
+        assert {} == present(iptables, family)

@@ -1,0 +1,109 @@
+"""What every implementation of kernel.api.Vips does."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipvs_agent import addresses, errors
+from ipvs_agent.operations import AddVip, DeleteVip
+
+IPV4 = addresses.parse_address("10.96.0.10")
+OTHER_IPV4 = addresses.parse_address("10.96.0.11")
+IPV6 = addresses.parse_address("fd00:96::a")
+
+
+def kinds(outcomes):
+    return [outcome and type(outcome) for outcome in outcomes]
+
+
+class VipsContract:
+    """Needs a fixture `vips`, without the interface."""
+
+    def test_without_the_interface_there_are_no_addresses(self, vips):
+        assert set() == vips.addresses()
+
+    def test_a_new_interface_has_no_addresses(self, vips):
+        vips.ensure_link()
+
+        assert set() == vips.addresses()
+
+    def test_added_addresses_of_both_families_are_there(self, vips):
+        vips.ensure_link()
+
+        assert vips.apply([AddVip(IPV4), AddVip(IPV6)]) == [None, None]
+        assert {IPV4, IPV6} == vips.addresses()
+
+    def test_making_the_interface_again_keeps_its_addresses(self, vips):
+        vips.ensure_link()
+        vips.apply([AddVip(IPV4), AddVip(IPV6)])
+
+        vips.ensure_link()
+
+        assert {IPV4, IPV6} == vips.addresses()
+
+    def test_deleted_addresses_are_gone(self, vips):
+        vips.ensure_link()
+        vips.apply([AddVip(IPV4), AddVip(OTHER_IPV4), AddVip(IPV6)])
+
+        assert vips.apply([DeleteVip(IPV4), DeleteVip(IPV6)]) == [None, None]
+        assert {OTHER_IPV4} == vips.addresses()
+
+    @pytest.mark.parametrize("address", [pytest.param(IPV4, id="v4"), pytest.param(IPV6, id="v6")])
+    def test_a_second_add_says_it_exists(self, vips, address):
+        vips.ensure_link()
+
+        assert [None, errors.AlreadyExists] == kinds(vips.apply([AddVip(address), AddVip(address)]))
+
+    @pytest.mark.parametrize("address", [pytest.param(IPV4, id="v4"), pytest.param(IPV6, id="v6")])
+    def test_a_missing_address_is_not_found_at_delete(self, vips, address):
+        vips.ensure_link()
+
+        assert [errors.NotFound] == kinds(vips.apply([DeleteVip(address)]))
+
+    def test_a_failure_does_not_stop_what_is_behind_it(self, vips):
+        vips.ensure_link()
+
+        outcomes = vips.apply([DeleteVip(IPV4), AddVip(IPV4), AddVip(IPV4), AddVip(IPV6)])
+
+        assert [errors.NotFound, None, errors.AlreadyExists, None] == kinds(outcomes)
+        assert {IPV4, IPV6} == vips.addresses()
+
+    def test_a_failure_names_its_operation(self, vips):
+        vips.ensure_link()
+        (outcome,) = vips.apply([DeleteVip(IPV6)])
+
+        assert "ip addr del fd00:96::a/128 dev kube-ipvs0" in str(outcome)
+
+    def test_an_empty_batch_has_no_outcomes(self, vips):
+        vips.ensure_link()
+
+        assert vips.apply([]) == []
+
+    def test_without_the_interface_every_operation_is_not_found(self, vips):
+        outcomes = vips.apply([AddVip(IPV4), AddVip(IPV6), DeleteVip(IPV4)])
+
+        assert [errors.NotFound] * 3 == kinds(outcomes)
+
+    def test_the_interface_goes_with_its_addresses_and_can_be_made_anew(self, vips):
+        vips.ensure_link()
+        vips.apply([AddVip(IPV4)])
+
+        vips.remove_link()
+
+        assert [errors.NotFound] == kinds(vips.apply([DeleteVip(IPV4)]))
+        vips.ensure_link()
+        assert set() == vips.addresses()
+        assert vips.apply([AddVip(IPV4)]) == [None]
+
+    def test_an_interface_is_ours_from_its_making_to_its_removal(self, vips):
+        assert not vips.link_is_ours()
+
+        vips.ensure_link()
+        assert vips.link_is_ours()
+
+        vips.remove_link()
+        assert not vips.link_is_ours()
+
+    def test_removing_a_missing_interface_is_not_found(self, vips):
+        with pytest.raises(errors.NotFound):
+            vips.remove_link()

@@ -1,0 +1,132 @@
+"""The agent on a real kube-apiserver: what is created, changed and deleted there is what the packets do.
+
+The server is beside the machine, reached over eth9, which the node of the lab gets; it can be killed and
+started again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import objects
+from tests.kube import control
+from tests.kube.client import Client
+from tools.lab import talk
+from tools.lab.agent import ROOT, Agent
+from tools.lab.asking import Asking
+
+VIP, VIP6 = "10.96.0.80", "fd00:10:96::80"
+CONTROL = os.environ.get("IPVS_AGENT_KUBE_CONTROL", "")
+
+
+@pytest.fixture(scope="module")
+def api(lab):
+    """Requests to the server, from the lab's node."""
+    assert CONTROL, "there is no API server: run this by `python -m tests.kube run -- COMMAND`"
+    name = lab.node.namespace
+    for command in (
+        f"ip link set eth9 netns {name}",
+        f"ip -n {name} addr add 198.18.0.2/30 dev eth9",
+        f"ip -n {name} link set eth9 up",
+    ):
+        subprocess.run(command.split(), check=True)
+    api = Api(name)
+    for manifest in ("serviceaccount.yaml", "rbac.yaml"):
+        for thing in yaml.safe_load_all((ROOT / "deploy" / manifest).read_text()):
+            api.create(thing)
+    yield api
+    subprocess.run(["ip", "-n", name, "link", "set", "eth9", "netns", "1"], check=True)
+
+
+class Api:
+    """An administrator's requests, and the server's power switch."""
+
+    def __init__(self, namespace):
+        self._namespace = namespace
+
+    def _client(self):
+        config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+        return Client(cluster["server"], user["token"], Path(cluster["certificate-authority"]))
+
+    def __getattr__(self, verb):
+        def request(*arguments):
+            with talk.inside(self._namespace), self._client() as client:
+                return getattr(client, verb)(*arguments)
+
+        return request
+
+    def switch(self, action):
+        with talk.inside(self._namespace):
+            control.ask(CONTROL, action)
+
+
+@pytest.fixture
+def node(node, lab, api):
+    """A node whose agent watches the server."""
+    kubeconfig = os.environ["IPVS_AGENT_KUBECONFIG"]
+    arguments = ("--kubeconfig", kubeconfig)
+    node.agent = Agent(lab.node.namespace, None, node.config, arguments=arguments, log=node.log)
+    return node
+
+
+def web_slices(lab, pods):
+    return [
+        objects.endpoint_slice("web", [pod.ipv4 for pod in pods], namespace="default", suffix="4"),
+        objects.endpoint_slice("web", [pod.ipv6 for pod in pods], namespace="default", suffix="6"),
+    ]
+
+
+@pytest.mark.timeout(240)
+def test_create_change_outage_and_delete(node, lab, api, agent_log):
+    service = objects.service(
+        "web",
+        (VIP, VIP6),
+        ((80, "TCP", 30080),),
+        namespace="default",
+        type="NodePort",
+        ipFamilyPolicy="RequireDualStack",
+    )
+    service["metadata"] = {"name": "web", "namespace": "default"}
+    node.agent.start()
+    node.wait_for(lambda: "serving" in agent_log(), 60)
+
+    api.create(service)
+    for one in web_slices(lab, lab.pods):
+        api.create(one)
+    asked = [(lab.client, VIP), (lab.client, VIP6), (lab.a, VIP), (lab.client, lab.node.ipv4, 30080)]
+    for client, address, *port in asked:
+        node.wait_for(lambda c=client, a=address, p=port: answers(node, c, a, *p) == {"a", "b", "c"})
+
+    asking = [Asking(lab.client, VIP), Asking(lab.a, VIP6)]
+    for one in web_slices(lab, lab.pods[:2]):
+        api.patch(one, {"endpoints": one["endpoints"]})
+    node.wait_for(lambda: answers(node, lab.client, VIP) == {"a", "b"})
+
+    api.switch("kill")
+    node.wait_for(lambda: "source fails" in agent_log(), 60)
+    assert {"a", "b"} == answers(node, lab.client, VIP)
+    api.switch("start")
+    for one in web_slices(lab, lab.pods):
+        api.patch(one, {"endpoints": one["endpoints"]})
+    node.wait_for(lambda: answers(node, lab.client, VIP) == {"a", "b", "c"}, 60)
+    for one in asking:
+        one.end()
+    assert [[], []] == [one.failures for one in asking]
+
+    api.delete(service)
+    for one in web_slices(lab, lab.pods):
+        api.delete(one)
+    node.wait_for(lambda: not [line for line in node.virtual_servers() if VIP in line], 30)
+    with pytest.raises(OSError, match=r"refused|timed out|unreachable"):
+        node.ask(lab.client, talk.TCP, VIP, 80, timeout=1)
+
+
+def answers(node, client, address, port=80):
+    """Who answers within eight requests."""
+    return {node.ask(client, talk.TCP, address, port).name for _ in range(8)}

@@ -1,0 +1,118 @@
+"""Changes of Services and endpoints while traffic flows."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import objects
+from tools.lab import talk
+
+VIP = "10.96.0.80"
+
+
+@pytest.fixture
+def serve(node, lab):
+    """Start the agent, and have it serve a Service over some pods."""
+
+    def put(*pods, ports=((80, "TCP"),), **spec):
+        node.put(
+            objects.service("web", ports=ports, **spec),
+            objects.endpoint_slice(
+                "web", [pod.ipv4 for pod in pods], tuple((*port[:2], 8080) for port in ports)
+            ),
+        )
+
+    put(*lab.pods)
+    node.agent.start()
+    node.wait_for(lambda: len(node.virtual_servers()) == 4)
+    return put
+
+
+def real_servers(node):
+    """The weights of the Service's real servers, by pod address."""
+    words = [line.split() for line in node.virtual_servers() if line.startswith("-a")]
+    return {line[4].rpartition(":")[0]: int(line[7]) for line in words}
+
+
+def test_an_endpoint_that_goes_keeps_its_connections_and_gets_no_new_ones(node, lab, serve):
+    held = {}
+    while len(held) < 3:
+        connection = talk.connect(lab.client.namespace, talk.TCP, VIP, 80)
+        name = talk.ask_on(connection).name
+        if name in held:
+            connection.close()
+        else:
+            held[name] = connection
+    serve(lab.a, lab.c)
+    node.wait_for(lambda: real_servers(node).get(lab.b.ipv4) == 0)
+
+    assert {"a", "c"} == {node.ask(lab.client, talk.TCP, VIP, 80).name for _ in range(8)}
+    assert ["a", "b", "c"] == [talk.ask_on(held[name]).name for name in sorted(held)]
+    for connection in held.values():
+        connection.close()
+    node.wait_for(lambda: lab.b.ipv4 not in real_servers(node))
+
+
+def test_an_endpoint_that_returns_takes_connections_again(node, lab, serve):
+    with _connection_to(lab, "b") as connection:
+        serve(lab.a, lab.c)
+        node.wait_for(lambda: real_servers(node).get(lab.b.ipv4) == 0)
+        serve(*lab.pods)
+        node.wait_for(lambda: real_servers(node).get(lab.b.ipv4) == 1)
+        assert "b" == talk.ask_on(connection).name
+
+    assert {"a", "b", "c"} == {node.ask(lab.client, talk.TCP, VIP, 80).name for _ in range(6)}
+
+
+def test_a_service_that_goes_leaves_its_connections_and_refuses_new_ones(node, lab, serve):
+    with _connection_to(lab, "a") as connection:
+        node.put()
+        node.wait_for(lambda: set(real_servers(node).values()) <= {0})
+        with pytest.raises(ConnectionRefusedError):
+            node.ask(lab.client, talk.TCP, VIP, 80)
+        assert "a" == talk.ask_on(connection).name
+    node.wait_for(lambda: node.virtual_servers() == [])
+
+    assert VIP not in node.run("ip", "addr", "show", "dev", "kube-ipvs0")
+    assert "10.96.0.80" not in node.run("ipset", "save")
+
+
+def test_a_port_that_comes_and_goes_leaves_the_vip_to_the_other(node, lab, serve):
+    serve(*lab.pods, ports=((80, "TCP"), (81, "TCP")))
+    node.agent.wait_for(lambda: node.ask(lab.client, talk.TCP, VIP, 81))
+    serve(*lab.pods)
+    node.wait_for(lambda: not any(":81 " in f"{line} " for line in node.virtual_servers()))
+
+    assert {"a", "b", "c"} == {node.ask(lab.client, talk.TCP, VIP, 80).name for _ in range(6)}
+    with pytest.raises(ConnectionRefusedError):
+        node.ask(lab.client, talk.TCP, VIP, 81)
+
+
+def test_udp_flows_move_when_their_endpoint_goes(node, lab, serve):
+    udp = ((80, "UDP"),)
+    serve(*lab.pods, ports=udp)
+    node.wait_for(lambda: any(line.startswith("-A -u") for line in node.virtual_servers()))
+    with talk.connect(lab.client.namespace, talk.UDP, VIP, 80) as flow:
+        first = talk.ask_on(flow).name
+        serve(*(pod for pod in lab.pods if pod.name != first), ports=udp)
+        node.wait_for(lambda: len(real_servers(node)) == 2)
+
+        assert first != talk.ask_on(flow).name
+
+
+def test_affinity_can_be_turned_on_and_off(node, lab, serve):
+    serve(*lab.pods, sessionAffinity="ClientIP")
+    node.wait_for(lambda: any("-p 10800" in line for line in node.virtual_servers()))
+    assert 1 == len({node.ask(lab.client, talk.TCP, VIP, 80).name for _ in range(6)})
+    serve(*lab.pods)
+    node.wait_for(lambda: not any("-p 10800" in line for line in node.virtual_servers()))
+
+    assert {"a", "b", "c"} == {node.ask(lab.client, talk.TCP, VIP, 80).name for _ in range(6)}
+
+
+def _connection_to(lab, name):
+    while True:
+        connection = talk.connect(lab.client.namespace, talk.TCP, VIP, 80)
+        if talk.ask_on(connection).name == name:
+            return connection
+        connection.close()

@@ -1,0 +1,111 @@
+"""Nothing on the node answers on a service address but the Service's ports, and what is not there says so."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+
+import pytest
+
+from tests import objects
+from tests.lab import Node
+from tools.lab import talk
+
+VIPS = ("10.96.0.80", "fd00:10:96::80")
+EMPTY = ("10.96.0.82", "fd00:10:96::82")
+PORTS = ((80, "TCP"), (80, "UDP"), (80, "SCTP"))
+TARGETS = tuple((port, protocol, 8080) for port, protocol in PORTS)
+
+clients = pytest.mark.parametrize("client", ["node", "a", "client"])
+
+
+@pytest.fixture(scope="module")
+def node(lab, tmp_path_factory):
+    """A node with a Service, one without endpoints, and a daemon of its own on port 22."""
+    node = Node(lab, tmp_path_factory.mktemp("node"))
+    node.put(
+        objects.service("web", VIPS, PORTS),
+        objects.endpoint_slice("web", [lab.b.ipv4], TARGETS, suffix="4"),
+        objects.endpoint_slice("web", [lab.b.ipv6], TARGETS, suffix="6"),
+        objects.service("empty", EMPTY, PORTS),
+    )
+    for protocol in (talk.TCP, talk.UDP, talk.SCTP):
+        lab.servers.listen(lab.node.namespace, "sshd", protocol, 22, "::")
+    with node.agent as agent:
+        agent.wait_for(lambda: node.ask(lab.client, talk.TCP, VIPS[1], 80))
+        yield node
+    node.agent.command("cleanup")
+
+
+def refusal(node, client, protocol, address, port):
+    """Return how a request was refused, and after how many seconds."""
+    started = time.monotonic()
+    with pytest.raises(OSError) as raised:  # noqa: PT011 - the errno is what the tests compare
+        node.ask(client, protocol, address, port)
+    return raised.value.errno, time.monotonic() - started
+
+
+@clients
+@pytest.mark.parametrize("vip", VIPS)
+class TestOtherPortsOfAVip:
+    @pytest.mark.parametrize("port", [22, 81])
+    @pytest.mark.parametrize("protocol", [talk.TCP, talk.UDP])
+    def test_refused_at_once(self, node, lab, client, vip, protocol, port):
+        number, seconds = refusal(node, getattr(lab, client), protocol, vip, port)
+
+        assert errno.ECONNREFUSED == number
+        assert seconds < 0.5
+
+    @pytest.mark.parametrize("port", [22, 81])
+    def test_sctp_gets_an_icmp_error(self, node, lab, client, vip, port):
+        assert _is_icmp_unreachable(getattr(lab, client), vip, port)
+
+
+@clients
+@pytest.mark.parametrize("vip", EMPTY)
+class TestServiceWithoutEndpoints:
+    @pytest.mark.parametrize("protocol", [talk.TCP, talk.UDP])
+    def test_refused_by_ipvs(self, node, lab, client, vip, protocol):
+        number, seconds = refusal(node, getattr(lab, client), protocol, vip, 80)
+
+        # IPVS drops what the node itself sends, and a UDP sender is told so at once.
+        is_dropped_at_sender = client == "node" and protocol == talk.UDP
+        assert (errno.EPERM if is_dropped_at_sender else errno.ECONNREFUSED) == number
+        # On one CPU the ICMPv6 error finds the socket still in connect(), which heeds only the second one.
+        assert seconds < (2 if vip == EMPTY[1] else 0.5)
+
+
+@clients
+def test_the_nodes_own_daemon_answers_on_the_nodes_address(node, lab, client):
+    for address in (lab.node.ipv4, lab.node.ipv6):
+        assert "sshd" == node.ask(getattr(lab, client), talk.TCP, address, 22).name
+
+
+@clients
+def test_the_service_itself_answers(node, lab, client):
+    for vip in VIPS:
+        for protocol in (talk.TCP, talk.UDP, talk.SCTP):
+            assert "b" == node.ask(getattr(lab, client), protocol, vip, 80).name
+
+
+def _is_icmp_unreachable(client, address, port):
+    """Send an SCTP INIT, and tell whether an ICMP "port unreachable" comes back."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    number = socket.IPPROTO_ICMPV6 if family == socket.AF_INET6 else socket.IPPROTO_ICMP
+    with talk.inside(client.namespace):
+        icmp = socket.socket(family, socket.SOCK_RAW, number)
+    with icmp, talk.open_socket(client.namespace, talk.SCTP, address) as sctp:
+        sctp.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sctp.connect((address, port))
+        icmp.settimeout(1.0)
+        while True:
+            try:
+                packet = icmp.recv(2048)
+            except TimeoutError:
+                return False
+            header = packet if family == socket.AF_INET6 else packet[20:]
+            unreachable = (1, 4) if family == socket.AF_INET6 else (3, 3)
+            if (header[0], header[1]) == unreachable:
+                return True

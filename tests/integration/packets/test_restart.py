@@ -1,0 +1,192 @@
+"""An agent that ends, however it ends, leaves the kernel serving; the next one takes over what it left."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+import signal
+import time
+
+import pytest
+
+from tests import objects
+from tools.lab import talk
+from tools.lab.asking import Asking
+
+VIP, VIP6 = "10.96.0.80", "fd00:10:96::80"
+
+
+def serving(*pods):
+    """A dual-stack Service over pods, as objects."""
+    return (
+        objects.service("web", (VIP, VIP6), ((80, "TCP", 30080),), type="NodePort"),
+        objects.endpoint_slice("web", [pod.ipv4 for pod in pods], suffix="4"),
+        objects.endpoint_slice("web", [pod.ipv6 for pod in pods], suffix="6"),
+    )
+
+
+@pytest.fixture
+def web(node, lab):
+    """Have the node serve all pods; return the objects."""
+    served = serving(*lab.pods)
+    node.put(*served)
+    return served
+
+
+def started(node, log, says="serving"):
+    """Start the agent and wait until it says so: by default, that it has read the whole kernel and serves."""
+    before = log().count(f" {says} ")
+    node.agent.start()
+    node.wait_for(lambda: log().count(f" {says} ") > before)
+
+
+@pytest.fixture
+def foreign(node):
+    """Virtual servers, sets, chains and addresses of somebody else; returns a function that lists them."""
+    node.run("ipvsadm", "-A", "-t", "203.0.113.9:80", "-s", "wrr")
+    node.run("ipvsadm", "-a", "-t", "203.0.113.9:80", "-r", "203.0.113.10:80", "-m", "-w", "7")
+    node.run("ipvsadm", "-A", "-f", "77", "-s", "lc")
+    node.run("ipset", "create", "KUBE-SOMETHING", "hash:ip")
+    node.run("ipset", "add", "KUBE-SOMETHING", "203.0.113.9")
+    node.run("ip", "link", "add", "dummy9", "type", "dummy")
+    node.run("ip", "addr", "add", "203.0.113.9/32", "dev", "dummy9")
+    for tool in ("iptables", "ip6tables"):
+        node.run(tool, "-t", "nat", "-N", "OTHERS")
+        node.run(tool, "-t", "nat", "-A", "OTHERS", "-p", "tcp", "-j", "RETURN")
+        node.run(tool, "-t", "nat", "-I", "PREROUTING", "-j", "OTHERS")
+
+    def listed():
+        rules = [
+            line
+            for tool in ("iptables-save", "ip6tables-save")
+            for line in node.run(tool).splitlines()
+            if line.startswith("-A") and "IPVS-AGENT" not in line
+        ]
+        servers = [line for line in node.virtual_servers() if "203.0.113.9:80 " in line or "-f 77" in line]
+        addresses = node.run("ip", "-o", "addr", "show", "dev", "dummy9")
+        return rules, servers, node.run("ipset", "save", "KUBE-SOMETHING"), addresses
+
+    yield listed
+    node.run("ipvsadm", "-D", "-t", "203.0.113.9:80")
+    node.run("ipvsadm", "-D", "-f", "77")
+    node.run("ipset", "destroy", "KUBE-SOMETHING")
+    node.run("ip", "link", "del", "dummy9")
+    for tool in ("iptables", "ip6tables"):
+        node.run(tool, "-t", "nat", "-D", "PREROUTING", "-j", "OTHERS")
+        node.run(tool, "-t", "nat", "-F", "OTHERS")
+        node.run(tool, "-t", "nat", "-X", "OTHERS")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+def test_ten_deaths_lose_no_request_and_touch_nothing_of_others(node, lab, web, foreign, agent_log):
+    """Each kill comes at any moment of start, sync or rest, while pod b is taken out and put back."""
+    before = foreign()
+    began = time.monotonic()
+    started(node, agent_log)
+    longest = time.monotonic() - began + 2  # about half the kills meet agents that do not serve yet
+    asking = [Asking(lab.a, VIP), Asking(lab.client, VIP), Asking(lab.client, VIP6)]
+    manifests = itertools.cycle([serving(lab.a, lab.c), web])
+    chance = random.Random(10)
+    for _ in range(10):
+        rewrite(node, manifests, seconds=chance.uniform(0, longest))
+        node.agent.end(signal.SIGKILL)
+        started(node, agent_log, says="starting")
+    node.put(*web)
+    node.wait_for(lambda: {"a", "b", "c"} == {node.ask(lab.client, talk.TCP, VIP, 80).name for _ in range(6)})
+    for one in asking:
+        one.end()
+
+    assert [[], [], []] == [one.failures for one in asking]
+    assert all({"a", "b", "c"} == set(one.pods) and len(one.pods) > 100 for one in asking)
+    assert "Traceback" not in agent_log()
+    lives = agent_log().split(" starting ")[1:]
+    assert 3 < sum(" applied " in life for life in lives)  # or the kills would have met nobody at work
+    assert before == foreign()
+    node.agent.end()
+    node.agent.command("cleanup")
+    assert before == foreign()
+    assert [] == node.leftovers()
+
+
+def rewrite(node, manifests, seconds):
+    """Let the manifests change, again and again, for so long; each change is old enough to be read."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        node.put(*next(manifests))
+        time.sleep(min(left, 1.2))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_within_two_seconds_and_the_kernel_serves_on(node, lab, web, agent_log, number):
+    started(node, agent_log)
+
+    assert node.agent.end(number) < 2
+    assert {"a", "b", "c"} == {node.ask(lab.client, talk.TCP, VIP, 80).name for _ in range(6)}
+
+
+def test_a_restart_writes_nothing_where_nothing_differs(node, lab, web, agent_log):
+    started(node, agent_log)
+    for _ in range(4):
+        node.ask(lab.client, talk.TCP, VIP, 80)
+    counted = _counters(node)
+    node.agent.end(signal.SIGKILL)
+    written = len(agent_log())
+    started(node, agent_log)
+
+    assert not re.findall(r"applied|foundation laid", agent_log()[written:])
+    # A rule that is written anew counts from zero.
+    assert all(now >= then > 0 for then, now in zip(counted, _counters(node), strict=True))
+
+
+def _counters(node):
+    lines = node.run("iptables-save", "-c", "-t", "nat").splitlines()
+    return [
+        int(line[1:].split(":")[0])
+        for line in lines
+        if "-A PREROUTING -j IPVS-AGENT" in line and line[0] == "["
+    ]
+
+
+@pytest.mark.long
+def test_what_is_superfluous_goes_once_all_sources_were_read(node, lab, web, agent_log):
+    started(node, agent_log)
+    node.agent.end(signal.SIGKILL)
+    node.put()
+    node.agent.start()
+
+    node.wait_for(lambda: node.virtual_servers() == [])
+    assert VIP not in node.run("ip", "addr", "show", "dev", "kube-ipvs0")
+
+
+@pytest.mark.long
+def test_nothing_goes_while_a_source_cannot_be_read(node, lab, web, agent_log):
+    started(node, agent_log)
+    there = node.virtual_servers()
+    node.agent.end(signal.SIGKILL)
+    (node.manifests / "objects.json").write_text('{"kind": "List", "items": [{"kind": "Serv')
+    node.agent.start()
+
+    node.wait_for(lambda: "objects.json" in agent_log())
+    assert there == node.virtual_servers()
+    assert {"a", "b", "c"} == {node.ask(lab.client, talk.TCP, VIP, 80).name for _ in range(6)}
+    node.put(*web)
+    node.wait_for(lambda: "can be read again" in agent_log())
+    assert there == node.virtual_servers()
+
+
+def test_cleanup_says_what_it_will_do_and_does_it(node, web, agent_log):
+    started(node, agent_log)
+    node.agent.end()
+    there = node.virtual_servers()
+    said = node.agent.command("cleanup", "--dry-run")
+
+    assert there == node.virtual_servers()
+    assert f"ipvsadm -D -t {VIP}:80\n" in said
+    assert f"ip addr del {VIP}/32 dev kube-ipvs0\n" in said
+    assert "ipset destroy IPVS-AGENT-4-SERVICES\n" in said
+    assert said == node.agent.command("cleanup")
+    assert [] == node.virtual_servers() + node.leftovers()
+    assert "kube-ipvs0" not in node.run("ip", "link")
+    assert "" == node.agent.command("cleanup")

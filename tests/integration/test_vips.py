@@ -1,0 +1,184 @@
+"""VIPs on the real kernel, with `ip` as witness."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from ipvs_agent import errors
+from ipvs_agent.addresses import parse_address
+from ipvs_agent.kernel.vips import NetlinkVips
+from ipvs_agent.operations import AddVip, DeleteVip
+from tests.contract.vips import IPV4, IPV6, VipsContract, kinds
+
+# kube-ipvs0: 10.96.0.10, fd00:96::a | node: 192.0.2.1, 2001:db8::1 on dummy0, the way to everything else
+
+
+def ip(*words):
+    done = subprocess.run(["ip", "-j", *words], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout or "[]")
+
+
+def shown(name="kube-ipvs0"):
+    (link,) = ip("addr", "show", "dev", name)
+    return link
+
+
+@pytest.fixture
+def vips(namespace):
+    with contextlib.closing(NetlinkVips()) as vips:
+        yield vips
+
+
+class TestNetlinkVips(VipsContract):
+    def test_ip_shows_host_addresses_that_are_no_source_for_other_traffic(self, vips):
+        vips.ensure_link()
+        vips.apply([AddVip(IPV4), AddVip(IPV6)])
+
+        ipv4, ipv6 = shown()["addr_info"]
+
+        assert ("10.96.0.10", 32, "host") == (ipv4["local"], ipv4["prefixlen"], ipv4["scope"])
+        assert ("fd00:96::a", 128, "global") == (ipv6["local"], ipv6["prefixlen"], ipv6["scope"])
+        assert ipv6["deprecated"]
+        assert ipv6["nodad"]
+        assert 0 == ipv6["preferred_life_time"]
+        assert 0xFFFFFFFF == ipv6["valid_life_time"]
+
+    def test_the_link_is_left_down(self, vips):
+        vips.ensure_link()
+
+        assert ("DOWN", ["BROADCAST", "NOARP"]) == (shown()["operstate"], shown()["flags"])
+
+    def test_an_existing_link_is_left_as_it_is(self, vips):
+        ip("link", "add", "kube-ipvs0", "type", "dummy")
+        ip("link", "set", "kube-ipvs0", "up", "mtu", "1400")
+        before = shown()["ifindex"], shown()["mtu"], shown()["flags"]
+
+        vips.ensure_link()
+
+        assert before == (shown()["ifindex"], shown()["mtu"], shown()["flags"])
+        assert not vips.link_is_ours()
+
+    def test_a_link_made_by_an_earlier_process_is_ours(self, vips):
+        vips.ensure_link()
+
+        with contextlib.closing(NetlinkVips()) as later:
+            later.ensure_link()
+
+            assert later.link_is_ours()
+        assert "ipvs-agent" == ip("link", "show", "dev", "kube-ipvs0")[0]["ifalias"]
+
+    def test_where_ipv6_is_off_the_error_says_how_to_turn_it_on(self, vips):
+        vips.ensure_link()
+        Path("/proc/sys/net/ipv6/conf/kube-ipvs0/disable_ipv6").write_text("1")
+
+        (outcome,) = vips.apply([AddVip(IPV6)])
+
+        assert errors.InvalidRequest is type(outcome)
+        assert "net.ipv6.conf.kube-ipvs0.disable_ipv6" in str(outcome)
+
+    def test_a_link_of_another_kind_is_refused(self, vips):
+        ip("link", "add", "kube-ipvs0", "type", "veth", "peer", "name", "other")
+
+        with pytest.raises(errors.InvalidRequest, match=r"kube-ipvs0 exists and is not a dummy .* veth"):
+            vips.ensure_link()
+
+    def test_addresses_of_other_interfaces_are_not_ours(self, vips):
+        vips.ensure_link()
+        ip("link", "add", "dummy0", "type", "dummy")
+        ip("addr", "add", "192.0.2.1/24", "dev", "dummy0")
+        ip("addr", "add", "2001:db8::1/64", "dev", "dummy0", "nodad")
+        vips.apply([AddVip(IPV4)])
+
+        assert {IPV4} == vips.addresses()
+
+    def test_a_link_local_address_is_not_a_vip(self, vips):
+        vips.ensure_link()
+        ip("link", "set", "kube-ipvs0", "up")
+        vips.apply([AddVip(IPV6)])
+
+        assert ["link"] == [each["scope"] for each in shown()["addr_info"] if each["scope"] != "global"]
+        assert {IPV6} == vips.addresses()
+
+    def test_a_link_that_vanishes_and_comes_back(self, vips):
+        vips.ensure_link()
+        ip("link", "delete", "kube-ipvs0")
+
+        assert [errors.NotFound] == kinds(vips.apply([AddVip(IPV4)]))
+        vips.ensure_link()
+        assert [None] == vips.apply([AddVip(IPV4)])
+
+    @pytest.mark.parametrize(
+        ("address", "family"),
+        [
+            pytest.param(IPV4, socket.AF_INET, id="v4"),
+            pytest.param(IPV6, socket.AF_INET6, id="v6"),
+        ],
+    )
+    def test_the_node_answers_on_a_vip_though_the_link_is_down(self, vips, address, family):
+        vips.ensure_link()
+        vips.apply([AddVip(address)])
+        text = socket.inet_ntop(family, address)
+
+        with socket.create_server((text, 8080), family=family) as server, _connection(text) as client:
+            assert text == client.getsockname()[0]
+            server.accept()[0].close()
+
+    @pytest.mark.parametrize(
+        ("destination", "source"),
+        [
+            pytest.param("198.51.100.1", "192.0.2.1", id="v4"),
+            pytest.param("fd00:77::1", "2001:db8::1", id="v6"),
+        ],
+    )
+    def test_other_traffic_of_the_node_has_a_node_address(self, vips, destination, source):
+        """In IPv6 even though the VIP is the better match by prefix and label, and the way out has none."""
+        vips.ensure_link()
+        vips.apply([AddVip(IPV4), AddVip(IPV6)])
+        ip("link", "add", "dummy0", "type", "dummy")
+        ip("link", "set", "dummy0", "up")
+        ip("addr", "add", "192.0.2.1/32", "dev", "lo")
+        ip("addr", "add", "2001:db8::1/128", "dev", "lo", "nodad")
+        ip("route", "add", "198.51.100.0/24", "dev", "dummy0")
+        ip("route", "add", "fd00:77::/64", "dev", "dummy0")
+
+        (route,) = ip("route", "get", destination)
+
+        assert source == route["prefsrc"]
+
+    def test_addresses_made_by_others_are_adopted(self, vips):
+        vips.ensure_link()
+        ip("addr", "add", "10.96.0.10/32", "dev", "kube-ipvs0")
+        ip("addr", "add", "fd00:96::a/128", "dev", "kube-ipvs0")
+
+        assert {IPV4, IPV6} == vips.addresses()
+        assert [None, None] == vips.apply([DeleteVip(IPV4), DeleteVip(IPV6)])
+        assert [] == shown()["addr_info"]
+
+    def test_a_thousand_addresses_in_one_batch(self, vips):
+        vips.ensure_link()
+        wanted = {parse_address(f"10.97.{i >> 8}.{i & 255}") for i in range(500)}
+        wanted |= {parse_address(f"fd00:97::{i:x}") for i in range(500)}
+
+        assert [None] * 1000 == vips.apply([AddVip(address) for address in sorted(wanted)])
+        assert wanted == vips.addresses()
+        assert 1000 == len(shown()["addr_info"])
+
+
+def _connection(address):
+    """Connect as soon as there is a route: an IPv6 address gets it from a work queue (addrconf_dad_work)."""
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            return socket.create_connection((address, 8080), timeout=5)
+        except OSError as error:
+            if error.errno != errno.ENETUNREACH or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)

@@ -1,0 +1,43 @@
+"""Lets a test in a VM stop and start the server that runs beside it, by `POST /kill` and its like."""
+
+from __future__ import annotations
+
+import http.server
+import urllib.request
+from http import HTTPStatus
+
+from tests.kube.server import ApiServer
+
+PORT = 6400
+ACTIONS = ("kill", "start", "pause", "resume")
+
+
+class Control(http.server.HTTPServer):
+    """Takes requests for a server; each is answered when it is done. There is one at a time."""
+
+    def __init__(self, address: str, server: ApiServer) -> None:
+        super().__init__((address, PORT), _Handler)
+        self.actions = {name: getattr(server, name) for name in ACTIONS}
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Control
+
+    def do_POST(self) -> None:
+        action = self.server.actions.get(self.path.removeprefix("/"))
+        if action is None:
+            self.send_error(HTTPStatus.NOT_FOUND, f"one of {', '.join(ACTIONS)}")
+            return
+        action()
+        self.send_response(HTTPStatus.NO_CONTENT)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
+        pass
+
+
+def ask(control: str, action: str) -> None:
+    """Ask for an action, by the URL that the environment gives as IPVS_AGENT_KUBE_CONTROL."""
+    request = urllib.request.Request(f"{control}/{action}", method="POST")
+    with urllib.request.urlopen(request, timeout=120):
+        pass

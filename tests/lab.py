@@ -1,0 +1,96 @@
+"""The lab in tests: its pods answer on port 8080 of every protocol, and an agent runs on its node."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests import objects
+from tools.lab import talk
+from tools.lab.agent import Agent
+from tools.lab.network import CLUSTER_CIDRS, Lab
+
+CONFIG = f"""
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: ipvs
+clusterCIDR: {",".join(CLUSTER_CIDRS)}
+ipvs: {{syncPeriod: 1s}}
+"""
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with Lab() as lab:
+        for pod in lab.pods:
+            for protocol in (talk.TCP, talk.UDP, talk.SCTP):
+                lab.serve(pod, protocol, 8080)
+        yield lab
+
+
+class Node:
+    """The lab's node with what the agent there is given, and tools to look at its kernel."""
+
+    def __init__(self, lab, folder):
+        self.lab = lab
+        self.manifests = folder / "manifests"
+        self.manifests.mkdir()
+        self.log = folder / "log"
+        self.config = folder / "config.yaml"
+        self.config.write_text(CONFIG)
+        self.agent = Agent(lab.node.namespace, self.manifests, self.config, log=self.log)
+
+    def put(self, *objects_, file="objects.json"):
+        """Have the manifests say just these objects."""
+        objects.write(self.manifests / file, objects_)
+
+    def run(self, *command):
+        """Run a command on the node and return what it prints."""
+        command = ("ip", "netns", "exec", self.lab.node.namespace, *command)
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    def virtual_servers(self):
+        """The node's virtual servers and real servers, as ipvsadm lists them."""
+        lines = self.run("ipvsadm", "-Sn").splitlines()
+        return sorted(line.strip() for line in lines)
+
+    def ask(self, client, protocol, address, port, **options):
+        """Ask from a host of the lab."""
+        return talk.ask(client.namespace, protocol, address, port, **options)
+
+    def wait_for(self, condition, timeout=60.0):
+        """Wait until a condition holds."""
+
+        def attempt():
+            assert condition()
+
+        self.agent.wait_for(attempt, timeout)
+
+    def leftovers(self):
+        """What is left of the agent's objects."""
+        found = [
+            line for line in self.run("ipset", "list", "-n").splitlines() if line.startswith("IPVS-AGENT")
+        ]
+        for tool in ("iptables-save", "ip6tables-save"):
+            found += [line for line in self.run(tool).splitlines() if "IPVS-AGENT" in line]
+        return found
+
+
+@pytest.fixture
+def node(lab, tmp_path):
+    """A node without a running agent; what an agent leaves there is cleaned up."""
+    node = Node(lab, tmp_path)
+    yield node
+    if node.log.exists():
+        print(node.log.read_text())  # pytest shows it where the test failed
+    if node.agent.is_running:
+        node.agent.end()
+    node.agent.command("cleanup")
+    assert node.leftovers() == []
+
+
+@pytest.fixture
+def agent_log(node):
+    """What the agent has logged so far."""
+    return lambda: node.log.read_text() if node.log.exists() else ""

@@ -1,0 +1,109 @@
+"""The store: what a change touches."""
+
+from __future__ import annotations
+
+from ipvs_agent.model import EndpointSlice, Node, Service, Skipped
+from ipvs_agent.sources.changes import Kind, Listed, Put, Rejected, Removed
+from ipvs_agent.sources.store import Store
+from ipvs_agent.testing.builders import endpoint, endpoint_slice, name, service
+
+KINDS = {Service: Kind.SERVICE, EndpointSlice: Kind.ENDPOINT_SLICE, Node: Kind.NODE}
+WEB = name("shop/web")
+
+
+def put(store, thing):
+    store.apply(Put(KINDS[type(thing)], thing))
+
+
+def filled(*things):
+    store = Store("node-a")
+    for thing in things:
+        put(store, thing)
+    store.take_dirty(100)
+    return store
+
+
+def test_a_service_and_its_slices_make_it_dirty_once():
+    store = Store("node-a")
+    put(store, service())
+    put(store, endpoint_slice(endpoints=[endpoint("10.244.1.11")]))
+
+    assert [WEB] == store.take_dirty(10)
+    assert [] == store.take_dirty(10)
+
+
+def test_what_is_as_it_was_touches_nothing():
+    store = filled(service(), endpoint_slice())
+    put(store, service())
+    put(store, endpoint_slice())
+
+    assert [] == store.take_dirty(10)
+
+
+def test_a_slice_that_changes_its_service_touches_both():
+    store = filled(endpoint_slice())
+    put(store, EndpointSlice(name("shop/web-1"), name("shop/other"), endpoint_slice().family, {}))
+
+    assert {WEB, name("shop/other")} == set(store.take_dirty(10))
+    assert [] == list(store.slices(WEB))
+    assert 1 == len(store.slices(name("shop/other")))
+
+
+def test_removals_and_rejections_take_objects_away():
+    store = filled(service(), endpoint_slice())
+    store.apply(Rejected(Kind.SERVICE, WEB, Skipped("Service shop/web", "spec", "is missing")))
+    assert {} == store.services
+    store.apply(Removed(Kind.ENDPOINT_SLICE, name("shop/web-1")))
+    assert [] == list(store.slices(WEB))
+
+    assert [WEB] == store.take_dirty(10)
+
+
+def test_removing_what_is_not_there_touches_nothing():
+    store = Store("node-a")
+    for kind in Kind:
+        store.apply(Removed(kind, WEB))
+
+    assert [] == store.take_dirty(10)
+
+
+def test_a_listing_takes_away_what_it_does_not_name():
+    store = filled(service("a/stays"), service("a/goes"), endpoint_slice("a/goes"))
+    store.apply(Listed(Kind.SERVICE, frozenset({name("a/stays")})))
+
+    assert [name("a/goes")] == store.take_dirty(10)
+    assert [name("a/stays")] == list(store.services)
+
+
+def test_it_is_complete_when_every_kind_was_listed():
+    store = Store("node-a")
+    for kind in Kind:
+        assert not store.complete
+        store.apply(Listed(kind, frozenset()))
+
+    assert store.complete
+
+
+def test_the_api_servers_own_service_comes_first():
+    store = Store("node-a")
+    for text in ("a/a", "a/b", "default/kubernetes"):
+        put(store, service(text))
+
+    assert [name("default/kubernetes"), name("a/a"), name("a/b")] == store.take_dirty(2)
+
+
+def test_the_node_is_kept_until_it_goes():
+    store = Store("node-a")
+    put(store, Node("node-a", zone="z1"))
+    assert store.node == Node("node-a", zone="z1")
+    store.apply(Listed(Kind.NODE, frozenset()))
+
+    assert store.node is None
+
+
+def test_nodes_other_than_its_own_are_passed_over():
+    store = Store("node-a")
+    put(store, Node("node-a"))
+    put(store, Node("node-b"))
+
+    assert store.node == Node("node-a")

@@ -1,0 +1,1 @@
+"""What developers of ipvs-agent run: a kernel to test on, and the demonstration."""
