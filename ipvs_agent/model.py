@@ -78,6 +78,9 @@ class Service(msgspec.Struct, frozen=True):
     external_local: bool = False
     """externalTrafficPolicy: Local."""
     source_ranges: tuple[Network, ...] = ()
+    """Who may reach the load balancer's addresses; none: everyone."""
+    health_check_node_port: int = 0
+    """Where load balancers ask whether this node has endpoints of its own; 0: nowhere."""
     annotations: Mapping[str, str] = {}
     skipped: tuple[Skipped, ...] = ()
 
@@ -229,30 +232,42 @@ class SetType(enum.Enum):
     HASH_IP_PORT = "hash:ip,port"
     HASH_IP_PORT_IP = "hash:ip,port,ip"
     HASH_IP_PORT_NET = "hash:ip,port,net"
+    BITMAP_PORT = "bitmap:port"
 
 
-class IpSet(msgspec.Struct, frozen=True, order=True, gc=False):
+class IpSet(msgspec.Struct, frozen=True, gc=False):
     """An ipset, without its members."""
 
     name: str
     """At most 31 characters."""
     type: SetType
-    family: Family
+    family: Family | None
+    """None for a bitmap:port, which knows no addresses."""
+    has_marks: bool = False
+    """Whether its members carry packet marks (skbinfo)."""
+    capacity: int = 65536
+    """How many members it takes."""
 
 
 class SetMember(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
     """A member of an ipset; the set's type says which fields count."""
 
     set_name: str
-    address: Address
+    address: Address = Address(b"")
+    """No octets in a bitmap:port."""
     protocol: int = 0
     port: int = 0
     source: Address = Address(b"")
     """The second address (hash:ip,port,ip) or the range's base (hash:ip,port,net)."""
     source_prefix: int = 0
     """hash:ip,port,net only."""
+    mark: int = 0
+    """The packet mark that the rules give to what matches; only in a set with marks. The kernel knows a
+    member without it, so adding one that is there with another mark replaces the mark."""
 
     def __str__(self) -> str:
+        if not self.address:
+            return str(self.port)
         text = format_address(self.address)
         if self.protocol:
             text += f",{Protocol(self.protocol).name.lower()}:{self.port}"
@@ -260,6 +275,8 @@ class SetMember(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=Tr
             text += f",{format_address(self.source)}"
         if self.source_prefix:
             text += f"/{self.source_prefix}"
+        if self.mark:
+            text += f" skbmark {self.mark:#x}"
         return text
 
 
@@ -323,13 +340,24 @@ class Frontend(msgspec.Struct, frozen=True):
     """What the sets must know of it."""
 
 
+class HealthCheck(msgspec.Struct, frozen=True):
+    """What a load balancer is to hear of a Service from this node."""
+
+    port: int
+    service: ObjectName
+    uid: str
+    local_endpoints: int
+    """Addresses of ready endpoints on this node."""
+
+
 class ServicePlan(msgspec.Struct, frozen=True):
-    """What this node needs in the kernel for one Service."""
+    """What this node needs for one Service: in the kernel, and as a server for its load balancer."""
 
     owner: Owner
     frontends: tuple[Frontend, ...] = ()
     members: tuple[SetMember, ...] = ()
     """What the sets must know of its endpoints."""
+    health: HealthCheck | None = None
     skipped: tuple[Skipped, ...] = ()
 
 

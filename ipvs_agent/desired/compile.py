@@ -64,7 +64,9 @@ def compile_service(service: Service, slices: Collection[EndpointSlice], node: N
             for endpoint in endpoints.maybe_on_node(behind, node.name)
         )
     owner = Owner(service.created, service.name)
-    return ServicePlan(owner, tuple(frontends.values()), tuple(dict.fromkeys(members)), tuple(skipped))
+    return ServicePlan(
+        owner, tuple(frontends.values()), tuple(dict.fromkeys(members)), skipped=tuple(skipped)
+    )
 
 
 def _frontends(
