@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import subprocess
 import threading
@@ -23,6 +24,7 @@ from ipvs_agent.reconcile.worker import ThreadWorker
 from ipvs_agent.sources.changes import Change
 from tools.lab import talk
 
+_PATIENCE = 120.0
 _numbers = itertools.count()
 
 
@@ -45,6 +47,7 @@ class AgentInProcess:
     def __init__(self, name: str) -> None:
         self.applied = 0.0
         """When the last batch for IPVS was done."""
+        self._is_serving = threading.Event()
         made: Future[Reconciler] = Future()
         self._thread = threading.Thread(target=self._run, args=(name, made), daemon=True)
         self._thread.start()
@@ -54,17 +57,18 @@ class AgentInProcess:
         """Hand over changes as a source does."""
         self._reconciler.tell(changes)
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    def wait_until_serving(self) -> None:
+        """Wait until all that was told first is there; then nothing happens until something is told."""
+        if not self._is_serving.wait(_PATIENCE):
+            raise TimeoutError("the agent did not get to serve in time")
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float = _PATIENCE) -> None:
         """Wait until a condition holds."""
         deadline = time.perf_counter() + seconds
         while not condition():
             if time.perf_counter() > deadline:
                 raise TimeoutError("the agent did not get there in time")
             time.sleep(0.001)
-
-    def is_quiet(self, seconds: float) -> bool:
-        """Tell whether something was applied, and nothing for so many seconds since."""
-        return 0 < self.applied < time.perf_counter() - seconds
 
     def end(self) -> None:
         """End the reconciler's thread."""
@@ -76,7 +80,8 @@ class AgentInProcess:
             with talk.inside(name), closing(NodeKernel()) as kernel, closing(NodeKernel()) as background:
                 reconciler = self._make(kernel, background)
                 made.set_result(reconciler)
-                reconciler.run()
+                with self._listening():
+                    reconciler.run()
         except BaseException as error:
             if made.done():
                 raise
@@ -85,9 +90,29 @@ class AgentInProcess:
     def _make(self, kernel: NodeKernel, background: NodeKernel) -> Reconciler:
         self._watch(kernel)
         network = parse_network("10.128.0.0/9")
-        settings = Settings("node-0", needs=Needs(masquerade=Masquerade(cluster_networks=(network,))))
+        needs = Needs(masquerade=Masquerade(cluster_networks=(network,)))
+        settings = Settings("node-0", sync_period=3600.0, needs=needs)  # no audit meanwhile
         # The worker's thread is made here, so that it is in the same namespace.
         return Reconciler(kernel, background, ThreadWorker(), settings, time.monotonic)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Have the agent's own words say when it serves."""
+
+        def hear(record: logging.LogRecord) -> bool:
+            if record.getMessage().startswith("serving "):
+                self._is_serving.set()
+            return True
+
+        log = logging.getLogger("ipvs_agent")
+        level = log.level
+        log.setLevel(logging.INFO)
+        log.addFilter(hear)
+        try:
+            yield
+        finally:
+            log.removeFilter(hear)
+            log.setLevel(level)
 
     def _watch(self, kernel: NodeKernel) -> None:
         apply = kernel.ipvs.apply

@@ -45,7 +45,7 @@ def _measure(size: int) -> list[float]:
         ]
         names = {kind: frozenset(one.name for one in said if one.kind is kind and one.name) for kind in Kind}
         agent.tell([*said, *(Listed(kind, names[kind]) for kind in Kind)])
-        agent.wait_until(lambda: agent.is_quiet(0.5))
+        agent.wait_until_serving()
         times = []
         for number in range(CHANGES):
             addresses = [cluster.pod_ip(number % size, index, ENDPOINTS) for index in range(ENDPOINTS)]

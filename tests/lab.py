@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 
 import pytest
 
@@ -10,6 +11,9 @@ from tests import objects
 from tools.lab import talk
 from tools.lab.agent import Agent
 from tools.lab.network import CLUSTER_CIDRS, Lab
+
+PATIENCE = 120.0
+"""Seconds that a wait may take: a busy machine may stand still for a while."""
 
 CONFIG = f"""
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
@@ -59,13 +63,29 @@ class Node:
         """Ask from a host of the lab."""
         return talk.ask(client.namespace, protocol, address, port, **options)
 
-    def wait_for(self, condition, timeout=60.0):
-        """Wait until a condition holds."""
+    def wait_for(self, condition):
+        """Wait until a condition holds; one that raises OSError does not."""
 
         def attempt():
             assert condition()
 
-        self.agent.wait_for(attempt, timeout)
+        self.agent.wait_for(attempt, PATIENCE)
+
+    def wait_for_answer(self, client, protocol, address, port):
+        """Wait until somebody answers, and return the answer."""
+        # A request that was lost before anybody listened must not cost more than the wait for the next one.
+        return self.agent.wait_for(lambda: self.ask(client, protocol, address, port, timeout=1.0), PATIENCE)
+
+    def pods(self, names, client, address, port=80):
+        """Ask eight times, and on until all of these pods have answered; return all that did.
+
+        Where another client asks at the same time, our turns of round robin may all come to one pod.
+        """
+        deadline = time.monotonic() + PATIENCE
+        seen = {self.ask(client, talk.TCP, address, port).name for _ in range(8)}
+        while not seen >= names and time.monotonic() < deadline:
+            seen.add(self.ask(client, talk.TCP, address, port).name)
+        return seen
 
     def leftovers(self):
         """What is left of the agent's objects."""

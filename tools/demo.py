@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from tools.lab.network import Host, Lab
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 _REQUESTS = 30
 _SHOWN = 5
+_PATIENCE = 60.0
 # The source that pods see where node-a masquerades: its address on the way to its own pods a and b, and to c.
 _MASQUERADED = {"a": "10.244.1.1", "b": "10.244.1.1", "c": "192.0.2.1"}
 _MASQUERADED6 = {"a": "fd00:10:244:1::1", "b": "fd00:10:244:1::1", "c": "2001:db8::1"}
@@ -38,7 +40,8 @@ def main() -> int:
         print("Starting ipvs-agent on node-a with examples/manifests and kube-proxy's configuration file\n")
         questions = _questions(lab)
         with Agent(lab.node.namespace, manifests, EXAMPLES / "kube-proxy.yaml") as agent:
-            agent.wait_for(lambda: talk.ask(lab.a.namespace, talk.TCP, "10.96.0.80", 80))
+            for vip in ("10.96.0.80", "fd00:10:96::80"):
+                agent.wait_for(partial(talk.ask, lab.a.namespace, talk.TCP, vip, 80))
             print(f"{'client':<8} {'address':<26} {'answers by pod':<24} source address that the pods saw")
             is_right = [_show(question) for question in questions]
             is_right.append(_show_rolling_change(lab, manifests))
@@ -136,10 +139,10 @@ def _recent(asking: Asking) -> Counter[str]:
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + _PATIENCE
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError("the agent did not follow the change of the manifest within 10 s")
+            raise TimeoutError(f"the agent did not follow the change of the manifest within {_PATIENCE} s")
 
 
 if __name__ == "__main__":

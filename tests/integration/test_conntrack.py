@@ -73,7 +73,7 @@ class TestNetlinkConntrack(ConntrackContract):
         ):
             server.bind(("127.0.0.1", 5353))
             client.sendto(b"?", ("10.96.0.10", 53))
-            server.settimeout(5)
+            server.settimeout(60)
             assert b"?" == server.recv(16)
 
         loopback = parse_address("127.0.0.1")

@@ -22,13 +22,13 @@ def decoded(thing):
 
 @pytest.fixture(params=[1, 300], ids=lambda size: f"{size} Services")
 def agent(request):
-    """An agent that serves so many Services, and has been quiet for a while."""
+    """An agent that serves so many Services, and has nothing left to do."""
     said = [decoded(thing) for thing in cluster.objects(request.param, ENDPOINTS)]
     names = {kind: frozenset(one.name for one in said if one.kind is kind) for kind in Kind}
     with bench.namespace() as name:
         agent = bench.AgentInProcess(name)
         agent.tell([*said, *(Listed(kind, names[kind]) for kind in Kind)])
-        agent.wait_until(lambda: agent.is_quiet(1.5))
+        agent.wait_until_serving()
         yield agent
         agent.end()
 

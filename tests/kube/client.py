@@ -24,7 +24,7 @@ _PATHS = {
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
 }
-_TIMEOUT = 30.0
+_TIMEOUT = 120.0
 
 
 class RefusedError(Exception):

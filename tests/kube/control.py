@@ -39,5 +39,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def ask(control: str, action: str) -> None:
     """Ask for an action, by the URL that the environment gives as IPVS_AGENT_KUBE_CONTROL."""
     request = urllib.request.Request(f"{control}/{action}", method="POST")
-    with urllib.request.urlopen(request, timeout=120):
+    with urllib.request.urlopen(request, timeout=600):
         pass

@@ -23,7 +23,7 @@ ADMIN = "admin"
 NOBODY = "nobody"
 _GROUPS = {AGENT: "system:serviceaccounts", ADMIN: "system:masters", NOBODY: "nobodies"}
 
-_READY_LIMIT = 90.0
+_READY_LIMIT = 300.0
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 

@@ -15,10 +15,10 @@ from ipvs_agent.sources.changes import Kind, Listed, Put, Removed, Trouble
 from ipvs_agent.sources.kube import KubeSource
 from tests.kube.server import NOBODY
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 LABELS = {"test": "source"}
 SILENCE = 5.0
-"""A watch is opened anew after so many seconds without a word."""
+"""For the test that waits for it; else a slow server would be trouble."""
 
 
 class Told:
@@ -106,10 +106,10 @@ def asked(monkeypatch):
 
 
 @contextlib.contextmanager
-def running(server, folder, told):
+def running(server, folder, told, **options):
     path = folder / "kubeconfig"
     path.write_text(json.dumps(server.kubeconfig()))
-    source = KubeSource(str(path), "node-a", told, silence=SILENCE)
+    source = KubeSource(str(path), "node-a", told, **options)
     source.start()
     try:
         yield
@@ -165,16 +165,18 @@ class TestList:
 
     def test_hundreds_of_services_with_their_slices(self, server, tmp_path):
         names = [f"many-{number:03}" for number in range(300)]
-        told = Told()
         with server.client() as client:
             for name in names:
                 client.create(service(name))
                 client.create(endpoint_slice(name, "10.1.0.1", "10.1.0.2"))
-            begin = time.monotonic()
-            with running(server, tmp_path, told):
-                told.until_all_listed()
-            took = time.monotonic() - begin
-            print(f"listed in {took:.2f} s")
+            for _ in range(5):  # a busy machine may be slow once
+                told = Told()
+                begin = time.monotonic()
+                with running(server, tmp_path, told):
+                    told.until_all_listed()
+                    took = time.monotonic() - begin
+                if took < 5:
+                    break
             client.delete_all(service(""))
             client.delete_all({**endpoint_slice(""), "metadata": service("")["metadata"]})
 
@@ -226,7 +228,7 @@ class TestWatch:
 
     def test_a_server_that_says_nothing_is_trouble_until_it_speaks_again(self, server, tmp_path):
         told = Told()
-        with running(server, tmp_path, told):
+        with running(server, tmp_path, told, silence=SILENCE):
             told.until_all_listed()
             server.pause()
             try:

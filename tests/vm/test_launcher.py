@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 BOOT_LIMIT = {"host": 3, "uml": 10, "qemu": 30}
-"""Seconds within which a machine has certainly booted, on two busy CPUs."""
+"""Seconds within which a machine has booted on two busy CPUs."""
 
 
 @pytest.fixture
@@ -117,14 +117,16 @@ def test_output_is_shown_while_the_command_runs(start, tmp_path):
 
 
 def test_time_limit_ends_the_command_and_shows_the_console(start, backend):
-    limit = str(BOOT_LIMIT[backend])
     # In a machine of its own the kernel's words are on the console; the host's kernel has another.
     say = "true" if backend == "host" else "echo '<1>said by the kernel' >/dev/kmsg"
-    launcher = start(
-        "--timeout", limit, "--", "sh", "-c", f"{say}; echo begun; sleep 1000", stderr=subprocess.PIPE
-    )
+    command = ("--", "sh", "-c", f"{say}; echo begun; sleep 1000")
 
-    output, errors = launcher.communicate()
+    for limit in (BOOT_LIMIT[backend], BOOT_LIMIT[backend] * 10):  # the longer one on a machine that is slow
+        launcher = start("--timeout", str(limit), *command, stderr=subprocess.PIPE)
+        output, errors = launcher.communicate()
+        launcher.stderr.close()
+        if output:
+            break
 
     assert (b"begun\n", 124) == (output, launcher.returncode)
     assert f"did not end within {limit} s; the end of its console:".encode() in errors
@@ -180,7 +182,7 @@ def test_signal_ends_the_machine_and_leaves_nothing(start, number, status):
 
     assert status == launcher.wait()
     assert processes
-    assert all_end(processes, seconds=5)
+    assert all_end(processes, seconds=60)
     for process in processes:
         os.close(process)
     if number is signal.SIGKILL:  # nobody is left to clear up the files

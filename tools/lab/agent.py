@@ -55,7 +55,7 @@ class Agent:
             if output is not None:
                 output.close()
 
-    def end(self, number: int = signal.SIGTERM, timeout: float = 10.0) -> float:
+    def end(self, number: int = signal.SIGTERM, timeout: float = 60.0) -> float:
         """Send a signal and wait for the end of the process; return how many seconds it took."""
         assert self._process is not None
         started = time.monotonic()
@@ -77,7 +77,7 @@ class Agent:
         )
         return done.stdout
 
-    def wait_for(self, attempt: Callable[[], T], timeout: float = 60.0) -> T:
+    def wait_for(self, attempt: Callable[[], T], timeout: float = 120.0) -> T:
         """Return what an attempt returns, as soon as it raises no OSError or AssertionError."""
         deadline = time.monotonic() + timeout
         while True:

@@ -21,6 +21,8 @@ _SOCKETS = {
     UDP: (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
     SCTP: (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
 }
+_TIMEOUT = 10.0
+"""Seconds after which a request counts as lost: long enough for a machine that stands still for a moment."""
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,7 +61,9 @@ def open_socket(namespace: str, protocol: str, address: str) -> socket.socket:
         return socket.socket(family, kind, number)
 
 
-def connect(namespace: str, protocol: str, address: str, port: int, *, timeout: float = 2.0) -> socket.socket:
+def connect(
+    namespace: str, protocol: str, address: str, port: int, *, timeout: float = _TIMEOUT
+) -> socket.socket:
     """Return a connected socket. Raises ConnectionRefusedError, TimeoutError and their kin."""
     sock = open_socket(namespace, protocol, address)
     try:
@@ -81,7 +85,7 @@ def ask_on(sock: socket.socket) -> Answer:
     return Answer(name, source)
 
 
-def ask(namespace: str, protocol: str, address: str, port: int, *, timeout: float = 2.0) -> Answer:
+def ask(namespace: str, protocol: str, address: str, port: int, *, timeout: float = _TIMEOUT) -> Answer:
     """Connect, ask once and close."""
     with connect(namespace, protocol, address, port, timeout=timeout) as sock:
         return ask_on(sock)

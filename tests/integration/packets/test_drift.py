@@ -13,7 +13,7 @@ VIP, VIP6 = "10.96.0.80", "fd00:10:96::80"
 
 
 @pytest.fixture
-def serving(node, lab):
+def serving(node, lab, agent_log):
     """Have an agent serve, and return what its objects look like."""
     node.put(
         objects.service("web", (VIP, VIP6), ((80, "TCP", 30080),), type="NodePort"),
@@ -21,7 +21,9 @@ def serving(node, lab):
         objects.endpoint_slice("web", [pod.ipv6 for pod in lab.pods], suffix="6"),
     )
     node.agent.start()
-    node.agent.wait_for(lambda: node.ask(lab.client, talk.TCP, VIP6, 80))
+    node.wait_for(lambda: " serving " in agent_log())
+    for address in (VIP, VIP6):
+        node.wait_for_answer(lab.client, talk.TCP, address, 80)
     return state(node)
 
 
@@ -56,11 +58,13 @@ def state(node):
         pytest.param("ip link del kube-ipvs0", id="link removed"),
         pytest.param("ipset flush", id="sets flushed"),
         pytest.param("ipset add IPVS-AGENT-4-VIPS 192.0.2.77", id="a member added"),
-        pytest.param("iptables -F IPVS-AGENT-INPUT", id="a chain flushed"),
-        pytest.param("iptables -t nat -F", id="a whole table flushed"),
-        pytest.param("ip6tables -t nat -D PREROUTING -j IPVS-AGENT-PREROUTING", id="a jump removed"),
+        pytest.param("iptables -w -F IPVS-AGENT-INPUT", id="a chain flushed"),
+        pytest.param("iptables -w -t nat -F", id="a whole table flushed"),
+        pytest.param("ip6tables -w -t nat -D PREROUTING -j IPVS-AGENT-PREROUTING", id="a jump removed"),
+        # The agent may put a rule back before the set is gone.
         pytest.param(
-            "sh -c 'iptables -F; iptables -X; ipset destroy IPVS-AGENT-4-VIPS'", id="a set destroyed"
+            "until iptables -w -F && iptables -w -X && ipset destroy IPVS-AGENT-4-VIPS; do :; done",
+            id="a set destroyed",
         ),
     ],
 )
@@ -69,6 +73,7 @@ def test_damage_is_repaired(node, lab, serving, damage):
 
     node.wait_for(lambda: state(node) == serving)
     for address in (VIP, VIP6):
+        node.wait_for_answer(lab.client, talk.TCP, address, 80)
         assert {"a", "b", "c"} == {node.ask(lab.client, talk.TCP, address, 80).name for _ in range(8)}
 
 
@@ -79,9 +84,9 @@ def test_a_virtual_server_of_others_is_left_alone_and_taken_over_when_it_goes(no
         objects.endpoint_slice("web", [lab.a.ipv4], ((80, "TCP", 8080), (81, "TCP", 8080))),
     )
     node.agent.start()
-    node.agent.wait_for(lambda: node.ask(lab.client, talk.TCP, VIP, 81))
+    node.wait_for_answer(lab.client, talk.TCP, VIP, 81)
 
     assert f"-A -t {VIP}:80 -s wlc" in node.virtual_servers()
-    assert "not ours" in agent_log()
+    node.wait_for(lambda: "not ours" in agent_log())
     node.run("ipvsadm", "-D", "-t", f"{VIP}:80")
-    node.agent.wait_for(lambda: node.ask(lab.client, talk.TCP, VIP, 80))
+    node.wait_for_answer(lab.client, talk.TCP, VIP, 80)

@@ -20,7 +20,7 @@ def serving(node, lab):
         objects.endpoint_slice("web", [pod.ipv4 for pod in lab.pods]),
     )
     node.agent.start()
-    node.agent.wait_for(lambda: node.ask(lab.client, talk.TCP, VIP, 80))
+    node.wait_for_answer(lab.client, talk.TCP, VIP, 80)
 
 
 @pytest.fixture
@@ -29,12 +29,12 @@ def iptables(node):
     added = []
 
     def add(table, rule):
-        node.run("iptables", "-t", table, *rule.split())
+        node.run("iptables", "-w", "-t", table, *rule.split())
         added.append((table, rule))
 
     yield add
     for table, rule in added:
-        node.run("iptables", "-t", table, *undone(rule).split())
+        node.run("iptables", "-w", "-t", table, *undone(rule).split())
 
 
 def undone(rule):

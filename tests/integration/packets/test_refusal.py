@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests import objects
-from tests.lab import Node
+from tests.lab import PATIENCE, Node
 from tools.lab import talk
 
 VIPS = ("10.96.0.80", "fd00:10:96::80")
@@ -32,18 +32,28 @@ def node(lab, tmp_path_factory):
     )
     for protocol in (talk.TCP, talk.UDP, talk.SCTP):
         lab.servers.listen(lab.node.namespace, "sshd", protocol, 22, "::")
-    with node.agent as agent:
-        agent.wait_for(lambda: node.ask(lab.client, talk.TCP, VIPS[1], 80))
+    with node.agent:
+        for vip in VIPS:
+            node.wait_for_answer(lab.client, talk.TCP, vip, 80)
         yield node
     node.agent.command("cleanup")
 
 
-def refusal(node, client, protocol, address, port):
-    """Return how a request was refused, and after how many seconds."""
-    started = time.monotonic()
-    with pytest.raises(OSError) as raised:  # noqa: PT011 - the errno is what the tests compare
-        node.ask(client, protocol, address, port)
-    return raised.value.errno, time.monotonic() - started
+def refusals(node, client, protocol, address, port, *, within):
+    """Return how requests were refused until one was within some seconds, and how many that one took.
+
+    A busy machine may be slow with some; but where the refusal is not at once, none is in time.
+    """
+    numbers = set()
+    for _ in range(20):
+        started = time.monotonic()
+        with pytest.raises(OSError) as raised:  # noqa: PT011 - the errno is what the tests compare
+            node.ask(client, protocol, address, port)
+        seconds = time.monotonic() - started
+        numbers.add(raised.value.errno)
+        if seconds < within:
+            break
+    return numbers, seconds
 
 
 @clients
@@ -52,9 +62,9 @@ class TestOtherPortsOfAVip:
     @pytest.mark.parametrize("port", [22, 81])
     @pytest.mark.parametrize("protocol", [talk.TCP, talk.UDP])
     def test_refused_at_once(self, node, lab, client, vip, protocol, port):
-        number, seconds = refusal(node, getattr(lab, client), protocol, vip, port)
+        numbers, seconds = refusals(node, getattr(lab, client), protocol, vip, port, within=0.5)
 
-        assert errno.ECONNREFUSED == number
+        assert {errno.ECONNREFUSED} == numbers
         assert seconds < 0.5
 
     @pytest.mark.parametrize("port", [22, 81])
@@ -67,13 +77,14 @@ class TestOtherPortsOfAVip:
 class TestServiceWithoutEndpoints:
     @pytest.mark.parametrize("protocol", [talk.TCP, talk.UDP])
     def test_refused_by_ipvs(self, node, lab, client, vip, protocol):
-        number, seconds = refusal(node, getattr(lab, client), protocol, vip, 80)
+        # On one CPU the ICMPv6 error finds the socket still in connect(), which heeds only the second one.
+        limit = 2 if vip == EMPTY[1] else 0.5
+        numbers, seconds = refusals(node, getattr(lab, client), protocol, vip, 80, within=limit)
 
         # IPVS drops what the node itself sends, and a UDP sender is told so at once.
         is_dropped_at_sender = client == "node" and protocol == talk.UDP
-        assert (errno.EPERM if is_dropped_at_sender else errno.ECONNREFUSED) == number
-        # On one CPU the ICMPv6 error finds the socket still in connect(), which heeds only the second one.
-        assert seconds < (2 if vip == EMPTY[1] else 0.5)
+        assert {errno.EPERM if is_dropped_at_sender else errno.ECONNREFUSED} == numbers
+        assert seconds < limit
 
 
 @clients
@@ -99,7 +110,7 @@ def _is_icmp_unreachable(client, address, port):
         sctp.setblocking(False)
         with pytest.raises(BlockingIOError):
             sctp.connect((address, port))
-        icmp.settimeout(1.0)
+        icmp.settimeout(PATIENCE)
         while True:
             try:
                 packet = icmp.recv(2048)

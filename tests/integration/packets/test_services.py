@@ -42,8 +42,9 @@ def node(lab, tmp_path_factory):
         objects.endpoint_slice("mixed", [(lab.a.ipv4, {"conditions": {"ready": False}}), lab.b.ipv4]),
         objects.endpoint_slice("mixed", [lab.c.ipv4], suffix="2"),
     )
-    with node.agent as agent:
-        agent.wait_for(lambda: node.ask(lab.client, talk.TCP, "10.96.0.83", 80))
+    with node.agent:
+        for vip in (*VIPS.values(), "10.96.0.81", "10.96.0.83"):
+            node.wait_for_answer(lab.client, talk.TCP, vip, 80)
         yield node
     node.agent.command("cleanup")
 
