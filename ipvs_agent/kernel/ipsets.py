@@ -95,6 +95,7 @@ _REVISIONS = {
     SetType.HASH_IP_PORT: 1,
     SetType.HASH_IP_PORT_IP: 1,
     SetType.HASH_IP_PORT_NET: 1,
+    SetType.BITMAP_PORT: 0,
 }
 
 
@@ -160,7 +161,7 @@ class NetlinkIpSets:
             _header(ip_set.name)
             + attribute(_TYPENAME, ip_set.type.value.encode() + b"\0")
             + attribute(_REVISION, bytes([_REVISIONS[ip_set.type]]))
-            + attribute(_FAMILY, bytes([ip_set.family]))
+            + attribute(_FAMILY, bytes([ip_set.family or 0]))
             + attribute(_DATA | NLA_F_NESTED, options)
         )
         self._request(f"ipset create {ip_set.name} {ip_set.type.value}", _Command.CREATE, payload)

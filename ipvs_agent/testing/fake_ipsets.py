@@ -124,6 +124,12 @@ class FakeIpSets:
 def _stored(operation: SetOperation, ip_set: IpSet) -> SetMember:
     """Return the member as the kernel stores it."""
     member = operation.member
+    if ip_set.type is SetType.BITMAP_PORT:
+        if member.address or member.source:
+            raise InvalidRequest(
+                f"{operation}: the member has not the fields of the set's type", _WRONG_FIELDS
+            )
+        return msgspec.structs.replace(member, set_name="")
     has_fields_of_type = (
         bool(member.protocol) == (ip_set.type in _WITH_PORT)
         and bool(member.source) == (ip_set.type in _WITH_SOURCE)

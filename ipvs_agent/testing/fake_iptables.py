@@ -274,7 +274,7 @@ class _Rule:
         if name not in sets:
             raise _Refused(f"Set {name} doesn't exist")
         found = sets[name]
-        if found is not None and found.family is not self.family:
+        if found is not None and found.family not in (None, self.family):
             raise _Refused(f"The protocol family of set {name} is {found.family.name}, not applicable")
 
     def _check_reject(self, kind: str, loaded: set[str]) -> None:

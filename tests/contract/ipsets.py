@@ -16,7 +16,13 @@ VIP = parse_address("10.96.0.10")
 HTTP = SetMember("PORTS", VIP, Protocol.TCP, 80)
 DNS = SetMember("PORTS", VIP, Protocol.UDP, 53)
 
-EVERY_SET = [IpSet(f"{kind.value}/{family.name}", kind, family) for kind in SetType for family in Family]
+EVERY_SET = [
+    IpSet(f"{kind.value}/{family.name}", kind, family)
+    for kind in SetType
+    for family in Family
+    if kind is not SetType.BITMAP_PORT
+]
+EVERY_SET.append(IpSet("bitmap:port", SetType.BITMAP_PORT, None))
 
 
 def kinds(outcomes):
@@ -25,6 +31,8 @@ def kinds(outcomes):
 
 def member_of(ip_set, number):
     """Return a member that fits a set, a different one for each number below 65536."""
+    if ip_set.type is SetType.BITMAP_PORT:
+        return SetMember(ip_set.name, port=number)
     base = {Family.IPV4: "10.1.0.0", Family.IPV6: "fd00:1::"}[ip_set.family]
     address = addresses.Address(parse_address(base)[:-2] + number.to_bytes(2))
     fields = {"address": address}
