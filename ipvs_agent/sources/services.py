@@ -36,6 +36,8 @@ def from_wire(service: wire.Service) -> Put | Removed:
     source_ranges = _source_ranges(spec, faults)
     if source_ranges is None:
         ingress_ips = {}  # without its ranges a load balancer's address would be open to everyone
+    service_ports = _service_ports(spec, faults)
+    external_local = _is_local("spec.externalTrafficPolicy", spec.external_traffic_policy, faults)
     ports = tuple(
         ServicePort(
             family,
@@ -47,7 +49,7 @@ def from_wire(service: wire.Service) -> Put | Removed:
             external_ips.get(family, ()),
             ingress_ips.get(family, ()),
         )
-        for port in _service_ports(spec, faults)
+        for port in service_ports
         for family, cluster_ip in cluster_ips.items()
     )
     return Put(
@@ -59,8 +61,13 @@ def from_wire(service: wire.Service) -> Put | Removed:
             ports=ports,
             affinity_seconds=_affinity_seconds(spec, faults),
             internal_local=_is_local("spec.internalTrafficPolicy", spec.internal_traffic_policy, faults),
-            external_local=_is_local("spec.externalTrafficPolicy", spec.external_traffic_policy, faults),
+            external_local=external_local,
             source_ranges=source_ranges or (),
+            health_check_node_port=(
+                _health_check_node_port(spec.health_check_node_port, service_ports, faults)
+                if external_local and spec.type == "LoadBalancer"
+                else 0
+            ),
             annotations={
                 key: value or ""
                 for key, value in (metadata.annotations or {}).items()
@@ -182,6 +189,21 @@ def _with_node_port(port: _Port, number: int | None, ports: Iterable[_Port]) -> 
     if any((other.protocol, other.node_port) == (port.protocol, number) for other in ports):
         raise UnusableError("nodePort", f"{number}/{port.protocol.name} is an earlier node port too")
     return port._replace(node_port=number)
+
+
+def _health_check_node_port(number: int | None, ports: Iterable[_Port], faults: list[Fault]) -> int:
+    if not number:
+        return 0
+    field = "spec.healthCheckNodePort"
+    try:
+        checks.port_number(field, number)
+    except UnusableError as error:
+        faults.append((error.field, error.reason))
+        return 0
+    if any((port.protocol, port.node_port) == (Protocol.TCP, number) for port in ports):
+        faults.append((field, f"{number} is a node port of this Service too"))
+        return 0
+    return number
 
 
 def _affinity_seconds(spec: wire.ServiceSpec, faults: list[Fault]) -> int:

@@ -71,6 +71,7 @@ class ServiceSpec(_Wire):
     session_affinity_config: AffinityConfig | None = None
     internal_traffic_policy: str | None = None
     external_traffic_policy: str | None = None
+    health_check_node_port: int | None = None
 
 
 class Ingress(_Wire):

@@ -89,6 +89,7 @@ class TestService:
             sessionAffinity="ClientIP",
             internalTrafficPolicy="Local",
             externalTrafficPolicy="Local",
+            healthCheckNodePort=32000,
         )
         document["metadata"]["annotations"] = {"ipvs-agent.io/scheduler": "sh", "other.example/a": "b"}
         outside = {
@@ -111,6 +112,7 @@ class TestService:
             internal_local=True,
             external_local=True,
             source_ranges=(parse_network("10.0.0.0/8"), parse_network("2001:db8::/32")),
+            health_check_node_port=32000,
             annotations={"ipvs-agent.io/scheduler": "sh"},
         )
 
@@ -389,6 +391,46 @@ class TestService:
         field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
         assert expected == got.affinity_seconds
         assert [f"Service default/web: {field}: {message}" for message in messages] == told(got)
+
+    @pytest.mark.parametrize(
+        ("spec", "expected"),
+        [
+            pytest.param({}, 32000, id="asked for"),
+            pytest.param({"externalTrafficPolicy": "Cluster"}, 0, id="policy Cluster"),
+            pytest.param({"type": "NodePort"}, 0, id="no load balancer"),
+            pytest.param({"healthCheckNodePort": None}, 0, id="null"),
+            pytest.param({"healthCheckNodePort": 0}, 0, id="none allocated"),
+            pytest.param(
+                {"ports": [{"port": 80, "protocol": "UDP", "nodePort": 32000}]},
+                32000,
+                id="a UDP node port too",
+            ),
+        ],
+    )
+    def test_health_check_node_port(self, spec, expected):
+        """Only load balancers whose traffic stays on the node ask whether it has endpoints."""
+        asked = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32000}
+
+        got = put(Kind.SERVICE, service(**{**asked, **spec}))
+
+        assert expected == got.health_check_node_port
+        assert [] == told(got)
+
+    @pytest.mark.parametrize(
+        ("number", "reason"),
+        [
+            pytest.param(70000, "70000 is not a port (1 to 65535)", id="out of range"),
+            pytest.param(-1, "-1 is not a port (1 to 65535)", id="negative"),
+            pytest.param(30080, "30080 is a node port of this Service too", id="a TCP node port too"),
+        ],
+    )
+    def test_health_check_node_port_that_is_left_out(self, number, reason):
+        spec = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": number}
+
+        got = put(Kind.SERVICE, service(ports=[{"port": 80, "nodePort": 30080}], **spec))
+
+        assert (0, [30080]) == (got.health_check_node_port, [port.node_port for port in got.ports])
+        assert [f"Service default/web: spec.healthCheckNodePort: {reason}"] == told(got)
 
     @pytest.mark.parametrize(
         ("spec", "message"),
