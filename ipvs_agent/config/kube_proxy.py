@@ -5,15 +5,16 @@ Fields that the agent does not know are accepted, as kube-proxy's grow with each
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import msgspec
 
 from ipvs_agent import schedulers
 from ipvs_agent.addresses import Network, family_of, parse_network
+from ipvs_agent.config import interfaces
 from ipvs_agent.config.durations import parse_duration
-from ipvs_agent.config.values import AgentConfig
+from ipvs_agent.config.values import AgentConfig, DetectLocal, LocalMode
 from ipvs_agent.documents import MalformedError, check_text, explain
 from ipvs_agent.errors import ConfigError
 
@@ -25,8 +26,9 @@ _WITH_EFFECT = frozenset(
         "apiVersion",
         "kind",
         "clientConnection.kubeconfig",
-        "clusterCIDR",
+        "detectLocalMode",
         "hostnameOverride",
+        "iptables.localhostNodePorts",
         "iptables.masqueradeAll",
         "iptables.masqueradeBit",
         "ipvs.scheduler",
@@ -37,9 +39,17 @@ _WITH_EFFECT = frozenset(
 )
 _EFFECTIVE_VALUES: Mapping[str, Sequence[object]] = {
     "mode": ("", "ipvs"),
-    "detectLocalMode": ("", "ClusterCIDR"),
+    "clusterCIDR": ("",),
+    "detectLocal.bridgeInterface": ("",),
+    "detectLocal.interfaceNamePrefix": ("",),
 }
 """Fields that say what the agent does anyway with these values, and have no effect with others."""
+_INPUTS: Mapping[LocalMode, str] = {
+    LocalMode.CLUSTER_CIDR: "clusterCIDR",
+    LocalMode.BRIDGE_INTERFACE: "detectLocal.bridgeInterface",
+    LocalMode.INTERFACE_NAME_PREFIX: "detectLocal.interfaceNamePrefix",
+}
+"""The field that a mode needs, which has no effect in another mode."""
 
 
 class _Section(msgspec.Struct, rename="camel"):
@@ -50,7 +60,13 @@ class _ClientConnection(_Section):
     kubeconfig: str | None = None
 
 
+class _DetectLocal(_Section):
+    bridge_interface: str | None = None
+    interface_name_prefix: str | None = None
+
+
 class _Iptables(_Section):
+    localhost_node_ports: bool | None = None
     masquerade_bit: int | None = None
     masquerade_all: bool | None = None
 
@@ -72,6 +88,8 @@ class _File(_Section):
     hostname_override: str | None = None
     client_connection: _ClientConnection | None = None
     cluster_cidr: str | None = msgspec.field(default=None, name="clusterCIDR")
+    detect_local_mode: str | None = None
+    detect_local: _DetectLocal | None = None
     node_port_addresses: list[str] | None = None
     iptables: _Iptables | None = None
     ipvs: _Ipvs | None = None
@@ -103,7 +121,9 @@ def read_kube_proxy_configuration(path: Path) -> tuple[AgentConfig, tuple[str, .
         raise ConfigError(f"{path}: one document is needed, a {KIND}, and there are {len(documents)}")
     index, document = documents[0]
     try:
-        return _config(msgspec.convert(document, _File)), tuple(_without_effect(document))
+        config = _config(msgspec.convert(document, _File))
+        with_effect = _WITH_EFFECT | {_INPUTS.get(config.detect_local.mode, "")}
+        return config, tuple(_without_effect(document, with_effect))
     except msgspec.ValidationError as error:
         field, reason = explain(error)
     except _FieldError as error:
@@ -111,17 +131,15 @@ def read_kube_proxy_configuration(path: Path) -> tuple[AgentConfig, tuple[str, .
     raise ConfigError(f"{path}: line {yaml_documents.YamlLines(data).line(index, field)}: {field}: {reason}")
 
 
-def _without_effect(document: object, prefix: str = "") -> Iterator[str]:
+def _without_effect(document: object, with_effect: Set[str], prefix: str = "") -> Iterator[str]:
     """Name the fields that say something to which the agent does not listen."""
     if not isinstance(document, dict):
         return
     for key, value in document.items():
         field = f"{prefix}{key}"
         if isinstance(value, dict) and value:
-            yield from _without_effect(value, f"{field}.")
-        elif (
-            value is not None and field not in _WITH_EFFECT and value not in _EFFECTIVE_VALUES.get(field, ())
-        ):
+            yield from _without_effect(value, with_effect, f"{field}.")
+        elif value is not None and field not in with_effect and value not in _EFFECTIVE_VALUES.get(field, ()):
             yield field
 
 
@@ -137,12 +155,14 @@ def _config(file: _File) -> AgentConfig:
         hostname_override=file.hostname_override or "",
         kubeconfig=(file.client_connection and file.client_connection.kubeconfig) or "",
         cluster_networks=_cluster_networks(file.cluster_cidr or ""),
+        detect_local=_detect_local(file.detect_local_mode, file.detect_local or _DetectLocal()),
         node_port_addresses=node_port_addresses,
         node_port_primary=node_port_primary,
         scheduler=_scheduler(ipvs.scheduler or defaults.scheduler),
         sync_period=_sync_period(ipvs, defaults),
         masquerade_bit=_masquerade_bit(iptables.masquerade_bit, defaults),
         masquerade_all=bool(iptables.masquerade_all),
+        localhost_node_ports=iptables.localhost_node_ports,
         strict_arp=bool(ipvs.strict_arp),
     )
 
@@ -170,6 +190,21 @@ def _cluster_networks(text: str) -> tuple[Network, ...]:
     if len({family_of(network.address) for network in networks}) < len(networks):
         raise _FieldError("clusterCIDR", f"{text!r} has more than one range of a family")
     return networks
+
+
+def _detect_local(name: str | None, inputs: _DetectLocal) -> DetectLocal:
+    try:
+        mode = LocalMode(name or LocalMode.CLUSTER_CIDR)
+    except ValueError:
+        raise _FieldError("detectLocalMode", f"{name!r} is none of {', '.join(LocalMode)}") from None
+    try:
+        if mode is LocalMode.BRIDGE_INTERFACE:
+            return DetectLocal(mode, interfaces.check_name(inputs.bridge_interface or ""))
+        if mode is LocalMode.INTERFACE_NAME_PREFIX:
+            return DetectLocal(mode, interfaces.prefix_match(inputs.interface_name_prefix or ""))
+    except ValueError as error:
+        raise _FieldError(_INPUTS[mode], str(error)) from error
+    return DetectLocal(mode)
 
 
 def _node_port_addresses(texts: Sequence[str]) -> tuple[tuple[Network, ...], bool]:

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import enum
 import socket
 from dataclasses import dataclass
 
 from ipvs_agent.addresses import Network
 from ipvs_agent.errors import ConfigError
 from ipvs_agent.sources.checks import is_subdomain
+
+
+class LocalMode(enum.StrEnum):
+    """How clients inside the cluster are told from those outside, in kube-proxy's words."""
+
+    CLUSTER_CIDR = "ClusterCIDR"
+    """By `AgentConfig.cluster_networks`."""
+    NODE_CIDR = "NodeCIDR"
+    """By the Node's spec.podCIDRs."""
+    BRIDGE_INTERFACE = "BridgeInterface"
+    INTERFACE_NAME_PREFIX = "InterfaceNamePrefix"
+
+
+@dataclass(frozen=True, slots=True)
+class DetectLocal:
+    """How to tell that a client is inside the cluster."""
+
+    mode: LocalMode = LocalMode.CLUSTER_CIDR
+    interface: str = ""
+    """Where its packets come in, as `-i` of a rule has it: the name of the bridge, or the prefix with a plus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +41,7 @@ class AgentConfig:
     """Empty: the service account of the pod that this runs in."""
     cluster_networks: tuple[Network, ...] = ()
     """Where pods are, at most one range in each family; from there cluster IPs are reached unmasqueraded."""
+    detect_local: DetectLocal = DetectLocal()
     node_port_addresses: tuple[Network, ...] = ()
     """The ranges of the node's addresses that serve node ports; none: all of its addresses."""
     node_port_primary: bool = False
@@ -29,6 +51,8 @@ class AgentConfig:
     """How often all of the kernel is compared with what it should hold."""
     masquerade_bit: int = 14
     masquerade_all: bool = False
+    localhost_node_ports: bool | None = None
+    """Whether node ports are asked for on 127.0.0.1, where IPVS cannot serve them; None: nobody said."""
     strict_arp: bool = False
     """Answer ARP for an address on the interface alone that holds it."""
 

@@ -9,7 +9,14 @@ import socket
 import pytest
 
 from ipvs_agent.addresses import parse_network
-from ipvs_agent.config import AgentConfig, node_name, read_kube_proxy_configuration
+from ipvs_agent.config import (
+    AgentConfig,
+    DetectLocal,
+    LocalMode,
+    node_name,
+    read_kube_proxy_configuration,
+    remarks,
+)
 from ipvs_agent.config.durations import parse_duration
 from ipvs_agent.errors import ConfigError
 
@@ -25,9 +32,14 @@ clientConnection:
 clusterCIDR: 10.244.0.0/16
 conntrack:
   maxPerCore: null
+detectLocal:
+  bridgeInterface: ""
+  interfaceNamePrefix: ""
+detectLocalMode: ""
 featureGates: {}
 hostnameOverride: ""
 iptables:
+  localhostNodePorts: null
   masqueradeAll: false
   masqueradeBit: null
 ipvs:
@@ -92,6 +104,32 @@ def test_file_of_kubeadm(read):
         pytest.param("nodePortAddresses: [primary]", {"node_port_primary": True}, id="primary addresses"),
         pytest.param("iptables: {masqueradeBit: 0}", {"masquerade_bit": 0}, id="masqueradeBit"),
         pytest.param("iptables: {masqueradeAll: true}", {"masquerade_all": True}, id="masqueradeAll"),
+        pytest.param("iptables: {localhostNodePorts: true}", {"localhost_node_ports": True}, id="localhost"),
+        pytest.param(
+            "iptables: {localhostNodePorts: false}", {"localhost_node_ports": False}, id="no localhost"
+        ),
+        pytest.param("detectLocalMode: ''", {}, id="detectLocalMode left to kube-proxy"),
+        pytest.param(
+            "detectLocalMode: ClusterCIDR", {"detect_local": DetectLocal(LocalMode.CLUSTER_CIDR)}, id="CIDR"
+        ),
+        pytest.param(
+            "detectLocalMode: NodeCIDR", {"detect_local": DetectLocal(LocalMode.NODE_CIDR)}, id="NodeCIDR"
+        ),
+        pytest.param(
+            "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}",
+            {"detect_local": DetectLocal(LocalMode.BRIDGE_INTERFACE, "cni0")},
+            id="BridgeInterface",
+        ),
+        pytest.param(
+            "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: br-0123456789.a}",
+            {"detect_local": DetectLocal(LocalMode.BRIDGE_INTERFACE, "br-0123456789.a")},
+            id="the longest name of a bridge",
+        ),
+        pytest.param(
+            "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: cali}",
+            {"detect_local": DetectLocal(LocalMode.INTERFACE_NAME_PREFIX, "cali+")},
+            id="InterfaceNamePrefix",
+        ),
         pytest.param("ipvs: {scheduler: wlc}", {"scheduler": "wlc"}, id="scheduler"),
         pytest.param("ipvs: {syncPeriod: 1m30s}", {"sync_period": 90.0}, id="syncPeriod"),
         pytest.param("ipvs: {strictARP: true}", {"strict_arp": True}, id="strictARP"),
@@ -112,11 +150,25 @@ def test_fields_with_effect(read, text, expected):
         pytest.param("ipvs: {tcpFinTimeout: 2m}", "ipvs.tcpFinTimeout", id="fin"),
         pytest.param("ipvs: {udpTimeout: 300s}", "ipvs.udpTimeout", id="udp"),
         pytest.param("mode: nftables", "mode", id="another mode"),
-        pytest.param("detectLocalMode: NodeCIDR", "detectLocalMode", id="another detector"),
+        pytest.param(
+            "detectLocal: {bridgeInterface: cni0}", "detectLocal.bridgeInterface", id="bridge of another mode"
+        ),
+        pytest.param(
+            "detectLocal: {interfaceNamePrefix: the longest of all names}",
+            "detectLocal.interfaceNamePrefix",
+            id="prefix of another mode",
+        ),
     ],
 )
 def test_fields_that_are_named_as_without_effect(read, text, field):
     assert (AgentConfig(), (field,)) == read(HEAD + text)
+
+
+def test_the_range_of_the_cluster_has_no_effect_where_the_nodes_own_decides(read):
+    """As in kube-proxy, which hands clusterCIDR to the detector of that mode alone."""
+    config, without_effect = read(HEAD + "detectLocalMode: NodeCIDR\nclusterCIDR: 10.244.0.0/16")
+
+    assert (LocalMode.NODE_CIDR, ("clusterCIDR",)) == (config.detect_local.mode, without_effect)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +215,37 @@ def test_fields_that_are_named_as_without_effect(read, text, field):
             "clusterCIDR: 10.0.0.0/16,10.1.0.0/16",
             "line 3: clusterCIDR: '10.0.0.0/16,10.1.0.0/16' has more than one range of a family",
             id="clusterCIDR twice in a family",
+        ),
+        pytest.param(
+            "detectLocalMode: clusterCIDR",
+            "line 3: detectLocalMode: 'clusterCIDR' is none of"
+            " ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix",
+            id="detectLocalMode",
+        ),
+        pytest.param(
+            "detectLocalMode: BridgeInterface",
+            "line 1: detectLocal.bridgeInterface: must not be empty with this detectLocalMode",
+            id="bridge that nobody names",
+        ),
+        pytest.param(
+            "detectLocalMode: InterfaceNamePrefix\ndetectLocal:\n  interfaceNamePrefix: ' '",
+            "line 5: detectLocal.interfaceNamePrefix: must not be empty with this detectLocalMode",
+            id="blank prefix",
+        ),
+        pytest.param(
+            "detectLocalMode: BridgeInterface\ndetectLocal:\n  bridgeInterface: br-0123456789.ab",
+            "line 5: detectLocal.bridgeInterface: 'br-0123456789.ab' is longer than 15 characters",
+            id="long name of a bridge",
+        ),
+        pytest.param(
+            "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth0123456789a}",
+            "line 4: detectLocal.interfaceNamePrefix: 'veth0123456789a' is longer than 14 characters",
+            id="prefix that is too long with its plus sign",
+        ),
+        pytest.param(
+            "iptables: {localhostNodePorts: 1}",
+            "line 3: iptables.localhostNodePorts: expected bool, got int",
+            id="localhostNodePorts",
         ),
         pytest.param(
             "nodePortAddresses: [primary, 10.0.0.0/8]",
@@ -212,6 +295,29 @@ def test_refused_files(read, tmp_path, text, message):
         read(text)
 
     assert f"{tmp_path}/config.conf: {message}" == str(caught.value)
+
+
+@pytest.mark.parametrize("character", [*" /:%!*+'\"\\", "\t", "\x7f", "ä"])
+def test_characters_that_no_rule_can_match(read, character):
+    """Each would end the rule, mean something else in it, or stand in no interface's name."""
+    names = json.dumps({"bridgeInterface": f"a{character}b"})
+
+    with pytest.raises(ConfigError, match=r"detectLocal\.bridgeInterface: .*no network interface"):
+        read(HEAD + f"detectLocalMode: BridgeInterface\ndetectLocal: {names}")
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_names_that_are_folders_in_sysfs(read, name):
+    with pytest.raises(ConfigError, match=r"detectLocal\.bridgeInterface: .*cannot be the name"):
+        read(HEAD + f"detectLocalMode: BridgeInterface\ndetectLocal: {{bridgeInterface: {name}}}")
+
+
+@pytest.mark.parametrize(("asked", "count"), [(None, 0), (False, 0), (True, 1)])
+def test_node_ports_on_localhost_are_remarked_on_where_they_are_asked_for(asked, count):
+    sentences = remarks(AgentConfig(localhost_node_ports=asked))
+
+    assert count == len(sentences)
+    assert all("IPVS cannot serve node ports on 127.0.0.1" in sentence for sentence in sentences)
 
 
 def test_file_that_is_not_there(tmp_path):
