@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 import re
-import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ipvs_agent.addresses import Family, parse_network
+from ipvs_agent.addresses import Family
 from ipvs_agent.errors import CommandFailed
 from ipvs_agent.kernel.api import Rules
 from ipvs_agent.testing.fake_ipsets import FakeIpSets
+from ipvs_agent.testing.fake_rules import Place, Refused, check_rule
 
 _FLAVOUR = "-nft"
 _BUILT_IN: Mapping[str, tuple[str, ...]] = {
@@ -25,20 +25,6 @@ _BUILT_IN: Mapping[str, tuple[str, ...]] = {
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
 }
 _LONGEST_CHAIN_NAME = 28
-
-_VERDICTS = {"ACCEPT", "DROP", "RETURN"}
-# The tables that each target works in.
-_TARGETS = {
-    "MARK": {"raw", "mangle", "nat", "filter"},
-    "MASQUERADE": {"nat"},
-    "REJECT": {"filter"},
-}
-_MATCHES = {"set", "mark", "conntrack", "comment"}
-_MARK = r"0x[0-9a-f]+(/0x[0-9a-f]+)?"
-_REJECTS = {
-    Family.IPV4: {"icmp-port-unreachable", "tcp-reset"},
-    Family.IPV6: {"icmp6-port-unreachable", "tcp-reset"},
-}
 
 
 @dataclass
@@ -83,14 +69,14 @@ class FakeIptables:
                     name = line[1:]
                     table = copy.deepcopy(tables.get(name) or _new_table(name))
                 elif not name:
-                    raise _Refused("no command specified")
+                    raise Refused("no command specified")
                 elif line == "COMMIT":
                     tables[name] = table
                     self._note_references(family)
                     name = ""
                 else:
                     self._apply(family, name, table, line)
-            except _Refused as error:
+            except Refused as error:
                 raise CommandFailed(f"iptables-restore: line {number} failed: {error}: {line!r}") from None
         if name:
             raise CommandFailed("iptables-restore: COMMIT expected at the end")
@@ -121,7 +107,7 @@ class FakeIptables:
             for table in self._tables[family].values()
             for chain in table.values()
             for rule in chain.rules
-            for match in re.finditer(r"--match-set (\S+)", rule)
+            for match in re.finditer(r"--(?:match|map)-set (\S+)", rule)
         )
 
     def _apply(self, family: Family, table_name: str, table: _Table, line: str) -> None:
@@ -135,23 +121,21 @@ class FakeIptables:
         elif verb not in ("-A", "-I", "-D", "-F", "-X"):
             raise NotImplementedError(f"FakeIptables does not model {line!r}")
         elif chain not in table:
-            raise _Refused("No chain/target/match by that name")
+            raise Refused("No chain/target/match by that name")
         elif verb == "-F":
             table[chain].rules.clear()
         elif verb == "-X":
             _remove_chain(table, chain)
         else:
-            _Rule(family, table_name, table, self._ipsets, self.random_fully).check(rule)
+            targets = {name for name, each in table.items() if each.policy == "-"}
+            place = Place(family, table_name, chain, targets, self._ipsets.sets(), self.random_fully)
+            check_rule(rule, place)
             _edit(table[chain].rules, verb, rule)
-
-
-class _Refused(Exception):
-    """What the tools say of a line that they do not take."""
 
 
 def _new_table(name: str) -> _Table:
     if name not in _BUILT_IN:
-        raise _Refused("unable to initialize table")
+        raise Refused("unable to initialize table")
     return {chain: _Chain("ACCEPT") for chain in _BUILT_IN[name]}
 
 
@@ -173,17 +157,17 @@ def _declare(table: _Table, line: str) -> None:
 
 def _make_chain(table: _Table, chain: str) -> None:
     if chain in table:
-        raise _Refused("Chain already exists")
+        raise Refused("Chain already exists")
     if len(chain) > _LONGEST_CHAIN_NAME:
-        raise _Refused(f"chain name too long (must be under {_LONGEST_CHAIN_NAME + 1} chars)")
+        raise Refused(f"chain name too long (must be under {_LONGEST_CHAIN_NAME + 1} chars)")
     table[chain] = _Chain("-")
 
 
 def _remove_chain(table: _Table, chain: str) -> None:
     if table[chain].policy != "-" or table[chain].rules:
-        raise _Refused("Device or resource busy")
+        raise Refused("Device or resource busy")
     if any(f"-j {chain}" in f"{rule} " for each in table.values() for rule in each.rules):
-        raise _Refused("Device or resource busy")
+        raise Refused("Device or resource busy")
     del table[chain]
 
 
@@ -195,110 +179,7 @@ def _edit(rules: list[str], verb: str, rule: str) -> None:
     elif rule in rules:
         rules.remove(rule)
     else:
-        raise _Refused("Bad rule (does a matching rule exist in that chain?)")
-
-
-@dataclass
-class _Rule:
-    """What a rule is checked against."""
-
-    family: Family
-    table_name: str
-    table: _Table
-    ipsets: FakeIpSets
-    random_fully: bool
-
-    def check(self, text: str) -> None:
-        """Refuse a rule as the tools do."""
-        loaded: set[str] = set()
-        words = iter(shlex.split(text))
-        for word in words:
-            if word != "!":
-                self._check_option(word, words, loaded)
-
-    def _check_option(self, option: str, words: Iterator[str], loaded: set[str]) -> None:
-        if option in ("-m", "-j", "-p"):
-            loaded.add(self._loaded(option, _argument(words)))
-        elif option in ("-s", "-d"):
-            self._check_network(_argument(words))
-        elif option == "--match-set":
-            _must_be_loaded("set", option, loaded)
-            self._check_set(_argument(words), _argument(words))
-        elif option == "--ctstate":
-            _must_be_loaded("conntrack", option, loaded)
-            _check_form(r"(INVALID|NEW|RELATED|ESTABLISHED)(,(RELATED|ESTABLISHED))*", _argument(words))
-        elif option == "--mark":
-            _must_be_loaded("mark", option, loaded)
-            _check_form(_MARK, _argument(words))
-        elif option == "--set-xmark":
-            _must_be_loaded("MARK", option, loaded)
-            _check_form(_MARK, _argument(words))
-        elif option == "--comment":
-            _must_be_loaded("comment", option, loaded)
-            _argument(words)
-        elif option == "--random-fully":
-            _must_be_loaded("MASQUERADE", option, loaded)
-            if not self.random_fully:
-                raise _Refused(f'unknown option "{option}"')
-        elif option == "--reject-with":
-            _must_be_loaded("REJECT", option, loaded)
-            self._check_reject(_argument(words), loaded)
-        else:
-            raise NotImplementedError(f"FakeIptables does not model the option {option}")
-
-    def _loaded(self, option: str, name: str) -> str:
-        if option == "-p" and name not in ("tcp", "udp", "sctp"):
-            raise NotImplementedError(f"FakeIptables does not model the protocol {name}")
-        if option == "-m" and name not in _MATCHES:
-            raise NotImplementedError(f"FakeIptables does not model the match {name}")
-        if option == "-j":
-            is_chain = name in self.table and self.table[name].policy == "-"
-            is_target = name in _VERDICTS or self.table_name in _TARGETS.get(name, ())
-            if not (is_chain or is_target):
-                raise _Refused(f"Couldn't load target `{name}'")
-        return name
-
-    def _check_network(self, text: str) -> None:
-        try:
-            network = parse_network(text)
-        except ValueError as error:
-            raise NotImplementedError(f"FakeIptables: {error}") from None
-        if str(network) != text:
-            raise NotImplementedError(f"FakeIptables: iptables-save would print {network}, not {text}")
-        if len(network.address) != (4 if self.family is Family.IPV4 else 16):
-            raise _Refused(f"host/network `{text}' not found")
-
-    def _check_set(self, name: str, directions: str) -> None:
-        _check_form(r"(src|dst)(,(src|dst)){0,2}", directions)
-        sets = self.ipsets.sets()
-        if name not in sets:
-            raise _Refused(f"Set {name} doesn't exist")
-        found = sets[name]
-        if found is not None and found.family not in (None, self.family):
-            raise _Refused(f"The protocol family of set {name} is {found.family.name}, not applicable")
-
-    def _check_reject(self, kind: str, loaded: set[str]) -> None:
-        if kind not in _REJECTS[self.family]:
-            raise _Refused(f'unknown reject type "{kind}"')
-        if kind == "tcp-reset" and "tcp" not in loaded:
-            raise _Refused("Invalid argument")
-
-
-def _argument(words: Iterator[str]) -> str:
-    try:
-        return next(words)
-    except StopIteration:
-        raise _Refused("option requires an argument") from None
-
-
-def _must_be_loaded(module: str, option: str, loaded: set[str]) -> None:
-    if module not in loaded:
-        raise _Refused(f'unknown option "{option}"')
-
-
-def _check_form(form: str, text: str) -> None:
-    if re.fullmatch(form, text) is None:
-        raise NotImplementedError(f"FakeIptables: iptables-save would not print {text!r}")
+        raise Refused("Bad rule (does a matching rule exist in that chain?)")
 
 
 def _printed(name: str, table: _Table) -> str:

@@ -19,6 +19,16 @@ BEFORE = """\
 -A INPUT -j FULL
 COMMIT
 """
+# Sets that the rules of the cases below ask.
+SETS = [
+    IpSet("SIX", SetType.HASH_IP, Family.IPV6),
+    IpSet("ADDRESSES", SetType.HASH_IP, Family.IPV4),
+    IpSet("PORTS", SetType.HASH_IP_PORT, Family.IPV4),
+    IpSet("RANGES", SetType.HASH_IP_PORT_NET, Family.IPV4),
+    IpSet("MARKS", SetType.HASH_IP_PORT, Family.IPV4, has_marks=True),
+    IpSet("MARKS6", SetType.HASH_IP_PORT, Family.IPV6, has_marks=True),
+    IpSet("HEALTH", SetType.BITMAP_PORT, None),
+]
 AFTER_BEFORE = {"filter": {"USER": [], "FULL": ["-j TARGET"], "TARGET": [], "INPUT": ["-j FULL"]}}
 
 
@@ -139,6 +149,20 @@ class IptablesContract:
             pytest.param("-A USER -m set --match-set NOPE dst -j ACCEPT", id="missing set"),
             pytest.param("-A USER -m set --match-set SIX dst -j ACCEPT", id="set of the other family"),
             pytest.param("-A USER -s fd00::/8 -j ACCEPT", id="network of the other family"),
+            pytest.param(
+                "-A USER -m set ! --match-set SIX dst -j ACCEPT", id="no member of a set of the other family"
+            ),
+            pytest.param("-A USER -j SET --map-set MARKS dst,dst --map-mark", id="mark in the filter table"),
+            pytest.param("-A USER -m addrtype --src-type NOPE -j ACCEPT", id="address type"),
+            pytest.param("-A USER -i abcdefghijklmnop -j ACCEPT", id="interface's name too long"),
+            pytest.param("-A INPUT -o eth0 -j ACCEPT", id="way out before routing"),
+            pytest.param("-A OUTPUT -i eth0 -j ACCEPT", id="way in after routing"),
+            pytest.param("-A USER -m set -j ACCEPT", id="set match without a set"),
+            pytest.param("-A USER -m mark -j ACCEPT", id="mark match without a mark"),
+            pytest.param("-A USER -m conntrack -j ACCEPT", id="conntrack match without a state"),
+            pytest.param("-A USER -m addrtype -j ACCEPT", id="addrtype match without a type"),
+            pytest.param("-A USER -j MARK", id="MARK without a mark"),
+            pytest.param("-A USER ! -j ACCEPT", id="not a target"),
             pytest.param("-A USER --mark 0x1 -j ACCEPT", id="option without its match"),
             pytest.param("-A USER --set-xmark 0x1 -j ACCEPT", id="option without its target"),
             pytest.param("-A USER -m mark --mark", id="option without its value"),
@@ -148,13 +172,77 @@ class IptablesContract:
         ],
     )
     def test_what_is_refused_changes_nothing(self, iptables, ipsets, lines):
-        ipsets.create(IpSet("SIX", SetType.HASH_IP, Family.IPV6))
+        for ip_set in SETS:
+            ipsets.create(ip_set)
         iptables.restore(Family.IPV4, BEFORE)
 
         with pytest.raises(errors.CommandFailed):
             iptables.restore(Family.IPV4, f"*filter\n-A USER -j DROP\n{lines}\nCOMMIT\n")
 
         assert AFTER_BEFORE == present(iptables)
+
+    @pytest.mark.parametrize(
+        ("table", "rule"),
+        [
+            pytest.param("nat", "-j SET --map-set MARKS dst,dst --map-mark", id="mark in the nat table"),
+            pytest.param("raw", "-j SET --map-set MARKS dst,dst --map-mark", id="mark in the raw table"),
+            pytest.param("mangle", "-j SET --map-set MARKS dst,dst", id="nothing to map"),
+            pytest.param("mangle", "-j SET --map-mark", id="no set to map by"),
+            pytest.param("mangle", "-j SET --map-set NOPE dst,dst --map-mark", id="missing set"),
+            pytest.param("mangle", "-j SET --map-set MARKS6 dst,dst --map-mark", id="set of IPv6"),
+            pytest.param("mangle", "-j SET ! --map-set MARKS dst,dst --map-mark", id="not in a set"),
+            pytest.param("mangle", "-j REJECT", id="reject in the mangle table"),
+            pytest.param("raw", "-j MASQUERADE", id="masquerade in the raw table"),
+        ],
+    )
+    def test_what_is_refused_in_other_tables(self, iptables, ipsets, table, rule):
+        for ip_set in SETS:
+            ipsets.create(ip_set)
+
+        with pytest.raises(errors.CommandFailed):
+            iptables.restore(Family.IPV4, f"*{table}\n:USER - [0:0]\n-A USER {rule}\nCOMMIT\n")
+
+        assert {} == present(iptables)
+
+    @pytest.mark.parametrize(
+        ("table", "rule"),
+        [
+            ("mangle", "-j SET --map-set MARKS dst,dst --map-mark"),
+            ("mangle", "-s 10.244.0.0/16 -j SET --map-set MARKS dst,dst --map-mark"),
+            ("mangle", "-i cni0 -j SET --map-set MARKS dst,dst --map-mark"),
+            ("mangle", "-i veth+ -j SET --map-set MARKS dst,dst --map-mark"),
+            ("mangle", "! -i veth+ -j SET --map-set MARKS dst,dst --map-mark"),
+            ("mangle", "-m mark --mark 0x1351/0x3fff -m conntrack --ctstate NEW -j MARK --set-xmark 0x1/0x3"),
+            (
+                "mangle",
+                "-m mark --mark 0x1351 -m addrtype ! --src-type LOCAL -j MARK --set-xmark 0x0/0xffffffff",
+            ),
+            ("mangle", "! -s 10.244.0.0/16 -m addrtype --dst-type LOCAL -j RETURN"),
+            ("mangle", "-m set --match-set PORTS dst,dst -m set ! --match-set RANGES dst,dst,src -j DROP"),
+            ("raw", "-i cni0 -m set --match-set PORTS dst,dst -j DROP"),
+            ("raw", "-m addrtype --src-type LOCAL -j MARK --set-xmark 0x1/0xffffffff"),
+            ("nat", "! -i cni0 -m mark ! --mark 0x1351/0x3fff -j ACCEPT"),
+            ("filter", "-m set --match-set PORTS dst,dst -m mark ! --mark 0x1351/0x3fff -j DROP"),
+            ("filter", "-m conntrack ! --ctstate NEW -m set ! --match-set ADDRESSES src -j DROP"),
+            ("filter", "-p tcp -m set --match-set HEALTH dst -j RETURN"),
+            ("filter", "-m set --match-set HEALTH dst,dst -j RETURN"),
+            ("filter", "-s 10.0.0.0/8 -d 192.0.2.0/24 -i eth0 -o eth1 -p udp -j ACCEPT"),
+        ],
+    )
+    def test_rules_are_saved_in_the_words_that_they_were_put_in(self, iptables, ipsets, table, rule):
+        for ip_set in SETS:
+            ipsets.create(ip_set)
+
+        iptables.restore(Family.IPV4, f"*{table}\n:USER - [0:0]\n-A USER {rule}\nCOMMIT\n")
+
+        assert {table: {"USER": [rule]}} == present(iptables)
+
+    def test_a_set_that_gives_marks_to_a_rule_is_busy(self, iptables, ipsets):
+        ipsets.create(IpSet("MARKS", SetType.HASH_IP_PORT, Family.IPV4, has_marks=True))
+        iptables.restore(Family.IPV4, "*mangle\n-A INPUT -j SET --map-set MARKS dst,dst --map-mark\nCOMMIT\n")
+
+        with pytest.raises(errors.Busy):
+            ipsets.destroy("MARKS")
 
     def test_without_commit_nothing_is_done(self, iptables):
         with pytest.raises(errors.CommandFailed, match="COMMIT"):
