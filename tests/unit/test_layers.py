@@ -40,10 +40,11 @@ ALLOWED = {
     "kernel": set(),
     "config": {"schedulers", "sources"},
     "sources": set(),
+    "serve": {"status"},
     "status": {"schedulers"},
     "reconcile": {"desired", "kernel", "logs", "sources"},
     "testing": {"desired", "kernel", "schedulers", "sources"},
-    "cli": {"config", "desired", "kernel", "logs", "reconcile", "schedulers", "sources", "status"},
+    "cli": {"config", "desired", "kernel", "logs", "reconcile", "schedulers", "serve", "sources", "status"},
 }
 
 
