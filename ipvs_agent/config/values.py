@@ -28,7 +28,7 @@ class DetectLocal:
 
     mode: LocalMode = LocalMode.CLUSTER_CIDR
     interface: str = ""
-    """Where its packets come in, as `-i` of a rule has it: the name of the bridge, or the prefix with a plus."""
+    """Where its packets come in, as `-i` of a rule has it: a bridge, or a prefix and a plus sign."""
 
 
 @dataclass(frozen=True, slots=True)
