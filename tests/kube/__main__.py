@@ -26,7 +26,7 @@ from tests.kube.control import PORT, Control
 from tests.kube.server import ADMIN, AGENT, ApiServer, ServerError, die_with_parent
 
 BESIDE_VM = "198.18.0.1"
-"""The address of tap0 in the namespace; tools.vm gives the VM 198.18.0.2."""
+"""The address of tap0 in the namespace; tools.vm gives the VM 198.18.0.2, and it may give itself more."""
 READY = "ready"
 
 
@@ -111,7 +111,7 @@ def _namespace(name: str) -> Iterator[None]:
         for command in (
             "link set lo up",
             "tuntap add tap0 mode tap",
-            f"address add {BESIDE_VM}/30 dev tap0",
+            f"address add {BESIDE_VM}/24 dev tap0",
             "link set tap0 up",
         ):
             subprocess.run(["ip", "-n", name, *command.split()], check=True)

@@ -61,9 +61,14 @@ class Client:
         query = "?fieldValidation=Strict" + ("&dryRun=All" if dry_run else "")
         return self._json("POST", _collection(thing) + query, thing)
 
-    def patch(self, thing: Object, change: Object) -> Object:
-        """Merge a change into an object."""
-        return self._json("PATCH", _path(thing), change, "application/merge-patch+json")
+    def replace(self, thing: Object) -> Object:
+        """Give an object that is there other content."""
+        return self._json("PUT", f"{_path(thing)}?fieldValidation=Strict", thing)
+
+    def patch(self, thing: Object, change: Object, *, part: str = "") -> Object:
+        """Merge a change into an object, or into a part of it that has a path of its own, as "status"."""
+        path = f"{_path(thing)}/{part}" if part else _path(thing)
+        return self._json("PATCH", path, change, "application/merge-patch+json")
 
     def delete(self, thing: Object) -> None:
         """Delete an object."""
