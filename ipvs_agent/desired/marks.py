@@ -1,8 +1,8 @@
 """Rules of others that change a packet's mark after we have written it and before IPVS reads it.
 
-IPVS compares the whole mark: one bit more or less, and it does not find the virtual server by mark. In between
-come the rest of mangle INPUT, filter INPUT and security INPUT; nat INPUT comes after IPVS. Whether a packet of
-ours would reach such a rule, or match it, cannot be told from the text: each counts.
+IPVS compares the whole mark: one bit more or less, and it does not find the virtual server by mark. Between
+writing and reading come the rest of mangle INPUT, filter INPUT and security INPUT; nat INPUT comes after.
+Whether one of our packets would reach such a rule, or match it, cannot be told from the text: each counts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Chains = Mapping[str, Sequence[str]]
 
 
 def foreign_mark_writers(saved: str) -> list[str]:
-    """Return the rules that may spoil a mark of ours, in the words of iptables; saved: what iptables-save said.
+    """Return the rules that may spoil a mark of ours, in iptables' words; saved: what iptables-save printed.
 
     Where we have no jump in mangle INPUT yet, ours will be the last rule there, and nothing is behind it.
     """
