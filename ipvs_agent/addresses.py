@@ -35,6 +35,15 @@ class Network(msgspec.Struct, frozen=True, order=True, gc=False):
     def __contains__(self, address: Address) -> bool:
         return len(address) == len(self.address) and masked(address, self.prefix) == self.address
 
+    def halves(self) -> tuple[Network, Network]:
+        """Return the two ranges that it is made of."""
+        bits = len(self.address) * 8
+        upper = int.from_bytes(self.address) | 1 << (bits - self.prefix - 1)
+        return (
+            Network(self.address, self.prefix + 1),
+            Network(Address(upper.to_bytes(bits // 8)), self.prefix + 1),
+        )
+
 
 def family_of(address: Address) -> Family:
     """Return the family of an address."""

@@ -37,12 +37,14 @@ class Phase(enum.IntEnum):
     """The order in which operations of one burst reach the kernel."""
 
     ADD_MEMBERS = 10  # first: a flow that finds a virtual server must find its masquerade decision too
+    RESTRICT = 15  # once the sets know who is allowed
     ADD_VIRTUAL_SERVERS = 20
     ADD_REAL_SERVERS = 30  # before old ones go: a virtual server is never empty in between
     ADD_VIPS = 40  # last: a bound VIP without a real server refuses its clients
     DELETE_VIPS = 50
     DELETE_REAL_SERVERS = 60
     DELETE_VIRTUAL_SERVERS = 70
+    UNRESTRICT = 75  # while the sets still know who was allowed
     DELETE_MEMBERS = 80
 
 

@@ -15,7 +15,8 @@ from ipvs_agent.config import AgentConfig, node_name, read_kube_proxy_configurat
 from ipvs_agent.desired.shim import Masquerade
 from ipvs_agent.kernel.node import NodeKernel
 from ipvs_agent.reconcile.foundation import Needs
-from ipvs_agent.reconcile.reconciler import Reconciler, Stop
+from ipvs_agent.reconcile.messages import Stop
+from ipvs_agent.reconcile.reconciler import Reconciler
 from ipvs_agent.reconcile.settings import Settings
 from ipvs_agent.reconcile.worker import ThreadWorker
 from ipvs_agent.sources.changes import Sink, Source

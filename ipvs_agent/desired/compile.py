@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,8 +14,10 @@ from ipvs_agent.model import (
     Endpoint,
     EndpointSlice,
     Frontend,
+    HealthCheck,
     Owner,
     RealServer,
+    RealServerKey,
     Service,
     ServiceFlags,
     ServicePlan,
@@ -23,6 +26,8 @@ from ipvs_agent.model import (
     Skipped,
     VirtualServer,
     VirtualServerKey,
+    format_endpoint,
+    mark_key,
 )
 
 
@@ -32,83 +37,185 @@ class NodeView(msgspec.Struct, frozen=True):
     name: str
     scheduler: str
     scheduler_flags: int = 0
+    zone: str = ""
+    addresses: tuple[Address, ...] = ()
+    """The addresses that the cluster knows the node by."""
     node_port_addresses: tuple[Address, ...] = ()
     """The addresses on which NodePorts are served, of both families."""
-    own_addresses: frozenset[Address] = frozenset()
-    """All addresses of the node's interfaces: never to be bound as VIPs."""
+    never_bound: frozenset[Address] = frozenset()
+    """Addresses that cannot be VIPs: the node's own, and those of the API server, since a node that takes
+    them for its own is lost to the cluster (k/k#104679)."""
+    api_servers: frozenset[RealServerKey] = frozenset()
+    """Where no virtual server may be: it would stand in the agent's own way to the API server."""
     families: frozenset[Family] = frozenset(Family)
     """The families that this node can serve."""
+    undivided: frozenset[Family] = frozenset()
+    """The families in which clients inside the cluster cannot be told from those outside: there an address
+    for endpoints of this node alone serves all of the cluster's where this node has none, as kube-proxy's."""
 
 
-def compile_service(service: Service, slices: Collection[EndpointSlice], node: NodeView) -> ServicePlan:
-    """Return the plan of a Service; what cannot be served is in its `skipped`."""
+_RealServers = tuple[RealServer, ...]
+
+NO_MARKS: Mapping[ServicePort, int] = {}
+
+
+def compile_service(
+    service: Service,
+    slices: Collection[EndpointSlice],
+    node: NodeView,
+    marks: Mapping[ServicePort, int] = NO_MARKS,
+) -> ServicePlan:
+    """Return the plan of a Service; what cannot be served is in its `skipped`.
+
+    marks: the packet mark of each port of a Service with externalTrafficPolicy Local.
+    """
     frontends: dict[VirtualServerKey, Frontend] = {}
     members: list[SetMember] = []
     skipped: list[Skipped] = []
-    if service.source_ranges and any(port.load_balancer_ips for port in service.ports):
-        reason = "is not supported yet, so the load balancer addresses are not served at all"
-        skipped.append(Skipped(f"Service {service.name}", "spec.loadBalancerSourceRanges", reason))
     for port in service.ports:
         if port.family not in node.families:
             continue
         behind = endpoints.of_port(port, slices)
-        for frontend in _frontends(service, port, behind, node):
+        for frontend in _Compiler(service, port, node).frontends(behind, marks.get(port, 0)):
             key = frontend.virtual_server.key
             if key in frontends:
                 reason = f"port {port.name!r} asks for {key}, which another port of the Service has"
                 skipped.append(Skipped(f"Service {service.name}", "spec.ports", reason))
             else:
                 frontends[key] = frontend
+        skipped += _at_api_server(service, port, node)
         members += (
             sets.hairpin_member(port.family, port.protocol, endpoint.address, endpoint.port)
             for endpoint in endpoints.maybe_on_node(behind, node.name)
         )
-    owner = Owner(service.created, service.name)
+    health = _health(service, slices, node)
+    if health is not None:
+        members.append(sets.health_member(health.port))
     return ServicePlan(
-        owner, tuple(frontends.values()), tuple(dict.fromkeys(members)), skipped=tuple(skipped)
+        Owner(service.created, service.name),
+        tuple(frontends.values()),
+        tuple(dict.fromkeys(members)),
+        health,
+        tuple(skipped),
     )
 
 
-def _frontends(
-    service: Service, port: ServicePort, behind: Sequence[Endpoint], node: NodeView
-) -> Iterator[Frontend]:
-    everywhere = _real_servers(endpoints.usable(behind))
-    local = everywhere
-    if service.internal_local or service.external_local:
-        local = _real_servers(endpoints.usable(endpoints.on_node(behind, node.name)))
-    internal = local if service.internal_local else everywhere
-    external = local if service.external_local else everywhere
-    # With externalTrafficPolicy Local the client's address is to be seen, so no set says "masquerade".
-    external_purposes = () if service.external_local else (Purpose.EXTERNAL,)
-
-    asked: list[tuple[Address, int, tuple[RealServer, ...], tuple[str, ...]]]
-    asked = [(port.cluster_ip, port.port, internal, (Purpose.CLUSTER,))]
-    asked += (
-        (address, port.port, external, external_purposes)
-        for address in dict.fromkeys(port.external_ips + _load_balancer_ips(service, port))
-        if address != port.cluster_ip
-    )
+def external_keys(port: ServicePort, node: NodeView) -> list[VirtualServerKey]:
+    """Return what clients dial from outside the cluster: external and load balancer addresses, NodePorts."""
+    asked = [
+        (address, port.port)
+        for address in dict.fromkeys(port.external_ips + port.load_balancer_ips)
+        if address != port.cluster_ip and (address, port.port) not in node.api_servers
+    ]
     if port.node_port:
         asked += (
-            (address, port.node_port, external, external_purposes)
+            (address, port.node_port)
             for address in node.node_port_addresses
             if len(address) == len(port.cluster_ip)
         )
-    flags = node.scheduler_flags | (ServiceFlags.PERSISTENT if service.affinity_seconds else 0)
-    for address, number, real_servers, purposes in asked:
-        key = VirtualServerKey(port.family, port.protocol, address, number)
-        members = [sets.port_member(purpose, key) for purpose in (Purpose.SERVICES, *purposes)]
-        bound = address not in node.own_addresses
+    return [VirtualServerKey(port.family, port.protocol, address, number) for address, number in asked]
+
+
+def _at_api_server(service: Service, port: ServicePort, node: NodeView) -> Iterator[Skipped]:
+    for field, addresses in (
+        ("spec.externalIPs", port.external_ips),
+        ("status.loadBalancer.ingress", port.load_balancer_ips),
+    ):
+        for address in addresses:
+            if (address, port.port) in node.api_servers:
+                reason = f"{format_endpoint(address, port.port)} is the API server's"
+                yield Skipped(f"Service {service.name}", field, reason)
+
+
+class _Compiler(NamedTuple):
+    """Makes the virtual servers of one port of a Service."""
+
+    service: Service
+    port: ServicePort
+    node: NodeView
+
+    def frontends(self, behind: Sequence[Endpoint], mark: int) -> Iterator[Frontend]:
+        """Yield all virtual servers of the port; mark: 0 where it has none."""
+        service, port, node = self
+        everywhere = _real_servers(endpoints.in_cluster(behind, node.name, node.zone))
+        local = everywhere
+        if service.internal_local or service.external_local:
+            local = _real_servers(endpoints.on_node(behind, node.name))
+
+        cluster_key = VirtualServerKey(port.family, port.protocol, port.cluster_ip, port.port)
+        internal = local if service.internal_local else everywhere
+        yield self._by_address(cluster_key, internal, [sets.port_member(Purpose.CLUSTER, cluster_key)])
+        keys = external_keys(port, node)
+        if not service.external_local:
+            for key in keys:
+                yield self._by_address(key, everywhere, [sets.port_member(Purpose.EXTERNAL, key)])
+        elif keys:
+            yield from self._split(keys, everywhere, local, mark)
+
+    def _split(
+        self, keys: Iterable[VirtualServerKey], everywhere: _RealServers, local: _RealServers, mark: int
+    ) -> Iterator[Frontend]:
+        """Yield what clients outside the cluster reach, and what those inside do (desired/split.py).
+
+        The address of a client outside is to be seen, so no set says "masquerade".
+        """
+        is_divided = bool(mark) and self.port.family not in self.node.undivided
+        outside = local if is_divided else local or everywhere
+        is_silent = bool(everywhere) and not outside
+        for key in keys:
+            members = [sets.port_member(Purpose.NOLOCAL, key)] if is_silent else []
+            if mark:
+                members.append(sets.mark_member(key, mark))
+            yield self._by_address(key, outside, members)
+        if mark:
+            yield self._by_mark(mark, everywhere)
+
+    def _by_address(
+        self, key: VirtualServerKey, real_servers: _RealServers, of_kind: Iterable[SetMember]
+    ) -> Frontend:
+        service, node = self.service, self.node
+        members = [sets.port_member(Purpose.SERVICES, key), *of_kind]
+        if service.source_ranges and key.address in self.port.load_balancer_ips:
+            members += _restriction(service, key, node)
+        bound = key.address not in node.never_bound
         if bound:
-            members.append(sets.vip_member(port.family, address))
+            members.append(sets.vip_member(key.family, key.address))
+        flags = node.scheduler_flags | (ServiceFlags.PERSISTENT if service.affinity_seconds else 0)
         virtual_server = VirtualServer(key, node.scheduler, flags, service.affinity_seconds)
-        yield Frontend(virtual_server, real_servers, bound, tuple(members))
+        return Frontend(virtual_server, real_servers, bound, tuple(members))
+
+    def _by_mark(self, mark: int, real_servers: _RealServers) -> Frontend:
+        scheduler, flags = self.node.scheduler, self.node.scheduler_flags
+        if self.service.affinity_seconds:
+            # A persistent one would not translate ports, so a hash keeps clients at their endpoints.
+            scheduler, flags = "sh", ServiceFlags.SCHEDULER_1
+        virtual_server = VirtualServer(mark_key(self.port.family, mark), scheduler, flags)
+        return Frontend(virtual_server, real_servers, bound=False, members=())
 
 
-def _load_balancer_ips(service: Service, port: ServicePort) -> tuple[Address, ...]:
-    """Return the addresses that are served: a restricted one must never be open, so it is not."""
-    return () if service.source_ranges else port.load_balancer_ips
+def _restriction(service: Service, key: VirtualServerKey, node: NodeView) -> Iterator[SetMember]:
+    """Yield the members that shut out clients outside the ranges of a family; no range, no restriction."""
+    ranges = [one for one in service.source_ranges if len(one.address) == len(key.address)]
+    if not ranges:
+        return
+    yield from sets.allowed_members(key, ranges)
+    if any(address in one for one in ranges for address in node.addresses):
+        # The node dials a VIP from the VIP itself.
+        yield sets.allowed_host(key, key.address)
+    yield sets.port_member(Purpose.RESTRICTED, key)
 
 
-def _real_servers(serving: Iterable[Endpoint]) -> tuple[RealServer, ...]:
+def _health(service: Service, slices: Iterable[EndpointSlice], node: NodeView) -> HealthCheck | None:
+    if not service.health_check_node_port:
+        return None
+    local = {
+        endpoint.address
+        for port in service.ports
+        for endpoint in endpoints.of_port(port, slices)
+        if endpoint.ready and not endpoint.terminating and endpoint.node == node.name
+    }
+    return HealthCheck(service.health_check_node_port, service.name, service.uid, len(local))
+
+
+def _real_servers(serving: Iterable[Endpoint]) -> _RealServers:
     return tuple([RealServer(endpoint.address, endpoint.port) for endpoint in serving])

@@ -3,10 +3,13 @@
 Rules are spelled exactly as iptables-save prints them, legacy and nft alike, so that "is it there already" is
 a comparison of lines. How a packet travels, by table:
 
-nat PREROUTING, OUTPUT    the flow gets the masquerade mark, or not, before IPVS takes it
-filter INPUT              what is not a Service's is refused on VIPs; IPVS has not yet seen the packet here
-nat POSTROUTING           IPVS has chosen the real server: marked and hairpin flows are masqueraded
-filter FORWARD            answers of real servers on their way back to clients
+nat PREROUTING, OUTPUT      the flow gets the masquerade mark, or not, before IPVS takes it
+mangle INPUT, OUTPUT        clients inside the cluster get the mark of a virtual server (desired/split.py)
+filter INPUT                who may not reach a Service is dropped, and what is not a Service's is refused on
+                            VIPs; IPVS has not yet seen the packet here
+mangle POSTROUTING          IPVS has chosen the real server: the mark of a virtual server has done its work
+nat POSTROUTING             marked and hairpin flows are masqueraded
+filter FORWARD              answers of real servers on their way back to clients
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from ipvs_agent.addresses import Family, Network
+from ipvs_agent.addresses import Family, Network, family_of
+from ipvs_agent.desired import sets
 from ipvs_agent.desired.sets import PREFIX, Purpose, set_name
+from ipvs_agent.desired.split import TAG, TAG_MASK
 
 Rules = Mapping[str, tuple[str, ...]]
 """Rules by chain, without "-A CHAIN"."""
@@ -41,16 +46,33 @@ class Table(msgspec.Struct, frozen=True):
 
 
 class Masquerade(msgspec.Struct, frozen=True):
-    """How flows are masqueraded."""
+    """How flows are masqueraded, and how clients inside the cluster are known."""
 
     bit: int = 14
     """The bit of the packet mark that says "masquerade"."""
     everything: bool = False
     """Also what cluster clients send to cluster IPs."""
     cluster_networks: tuple[Network, ...] = ()
-    """Where cluster clients have their addresses, at most one network for each family."""
+    """Where clients inside the cluster have their addresses, at most one network for each family."""
+    cluster_interface: str = ""
+    """Where packets of this node's pods come in, "cni0" or "veth+"; empty: their addresses tell."""
+    node_networks: tuple[Network, ...] = ()
+    """Where this node's pods have their addresses, as far as it is known."""
     random_fully: bool = False
     """Whether the node's iptables knows --random-fully."""
+
+    def inside(self, family: Family) -> list[str]:
+        """Return the matches for clients inside the cluster; none where nobody said how to know them."""
+        if self.cluster_interface:
+            return [f"-i {self.cluster_interface}"]
+        return [f"-s {network}" for network in self.cluster_networks if _is_of(network, family)]
+
+    def elsewhere(self, family: Family) -> list[str]:
+        """Return the matches for clients inside the cluster whose answers might not pass this node."""
+        if self.cluster_interface:
+            return []  # they have come out of an interface of this node's pods
+        here = [f"! -s {network} " for network in self.node_networks if _is_of(network, family)]
+        return here or [""]
 
 
 _JUMPS = {
@@ -58,6 +80,11 @@ _JUMPS = {
         Jump("PREROUTING", f"{PREFIX}-PREROUTING", first=True),
         Jump("OUTPUT", f"{PREFIX}-OUTPUT", first=True),
         Jump("POSTROUTING", f"{PREFIX}-POSTROUTING", first=True),
+    ),
+    "mangle": (
+        Jump("INPUT", f"{PREFIX}-INPUT", first=False),
+        Jump("OUTPUT", f"{PREFIX}-OUTPUT", first=False),
+        Jump("POSTROUTING", f"{PREFIX}-POSTROUTING", first=False),
     ),
     "filter": (
         Jump("INPUT", f"{PREFIX}-INPUT", first=True),
@@ -69,49 +96,94 @@ _JUMPS = {
 # At the rule's end, since nothing follows a jump to a chain, and a comment before it may say anything.
 _JUMP_TO_OURS = re.compile(rf"(?:^| )-j {PREFIX}-[\w-]+$")
 
+_IS_NEW = "-m conntrack --ctstate NEW"
+_IS_SPLIT = f"-m mark --mark {TAG:#x}/{TAG_MASK:#x}"
+_IS_NOT_SPLIT = f"-m mark ! --mark {TAG:#x}/{TAG_MASK:#x}"
+_TO_HEALTH = f"-p tcp -m set --match-set {sets.HEALTH.name} dst"
+
 
 def tables(family: Family, masquerade: Masquerade) -> list[Table]:
     """Return the rules that a family needs."""
-    services, cluster, external, vips, hairpin = (
-        f"-m set --match-set {set_name(purpose, family)}"
-        for purpose in (
-            Purpose.SERVICES,
-            Purpose.CLUSTER,
-            Purpose.EXTERNAL,
-            Purpose.VIPS,
-            Purpose.HAIRPIN,
-        )
-    )
+    rules = {
+        "nat": _nat(family, masquerade),
+        "mangle": _mangle(family, masquerade),
+        "filter": _filter(family),
+    }
+    return [Table(name, chains, _JUMPS[name]) for name, chains in rules.items()]
+
+
+def _nat(family: Family, masquerade: Masquerade) -> Rules:
+    services, external = _to(Purpose.SERVICES, family), _to(Purpose.EXTERNAL, family)
     bit = f"{1 << masquerade.bit:#x}"
     mark = f"-j MARK --set-xmark {bit}/{bit}"
     masquerading = "-j MASQUERADE" + (" --random-fully" if masquerade.random_fully else "")
-    unreachable = "icmp-port-unreachable" if family is Family.IPV4 else "icmp6-port-unreachable"
-    nat = {
+    off_cluster = [""] if masquerade.everything else [f"! {match} " for match in masquerade.inside(family)]
+    return {
         f"{PREFIX}-PREROUTING": (
-            *(f"{match}{cluster} dst,dst {mark}" for match in _off_cluster(family, masquerade)),
-            f"{external} dst,dst {mark}",
-            f"{services} dst,dst -j ACCEPT",  # or a CNI's hostPort could take the flow away (k/k#61938)
+            *(f"{match}{_to(Purpose.CLUSTER, family)} {mark}" for match in off_cluster),
+            f"{external} {mark}",
+            f"{services} -j ACCEPT",  # or a CNI's hostPort could take the flow away (k/k#61938)
         ),
-        # The node dials a VIP from the VIP itself, an address that only this node answers for.
-        f"{PREFIX}-OUTPUT": (f"{services} dst,dst {mark}", f"{services} dst,dst -j ACCEPT"),
+        f"{PREFIX}-OUTPUT": (
+            f"{_IS_SPLIT} -j ACCEPT",  # it must stay as it is until IPVS has seen it
+            # The node dials a VIP from the VIP itself, an address that only this node answers for.
+            f"{services} {mark}",
+            f"{services} -j ACCEPT",
+        ),
         f"{PREFIX}-POSTROUTING": (
-            f"{hairpin} dst,dst,src {masquerading}",
+            f"-m set --match-set {set_name(Purpose.HAIRPIN, family)} dst,dst,src {masquerading}",
             f"-m mark ! --mark {bit}/{bit} -j RETURN",
             f"-j MARK --set-xmark 0x0/{bit}",  # a tunnel's outer packet inherits the mark, and is not ours
             masquerading,
         ),
     }
-    is_new = "-m conntrack --ctstate NEW"
-    packet_filter = {
-        f"{PREFIX}-INPUT": (
-            f"{services} dst,dst -j RETURN",
-            f"-p tcp {vips} dst {is_new} -j REJECT --reject-with tcp-reset",
-            f"{vips} dst {is_new} -j REJECT --reject-with {unreachable}",
+
+
+def _mangle(family: Family, masquerade: Masquerade) -> Rules:
+    to_mark = f"-j SET --map-set {set_name(Purpose.MARKS, family)} dst,dst --map-mark"
+    masquerading = f"-j MARK --set-xmark {1 << masquerade.bit:#x}/0xffffffff"
+    return {
+        f"{PREFIX}-INPUT": tuple(f"{match} {to_mark}" for match in masquerade.inside(family)),
+        f"{PREFIX}-OUTPUT": (_not_allowed(family), to_mark),
+        f"{PREFIX}-POSTROUTING": (
+            f"{_IS_SPLIT} {_IS_NEW} -m addrtype --src-type LOCAL {masquerading}",
+            *(f"{match}{_IS_SPLIT} {_IS_NEW} {masquerading}" for match in masquerade.elsewhere(family)),
+            f"{_IS_SPLIT} -j MARK --set-xmark 0x0/0xffffffff",
         ),
-        f"{PREFIX}-ACCEPT": (f"{services} dst,dst -j ACCEPT",),
+    }
+
+
+def _filter(family: Family) -> Rules:
+    services = _to(Purpose.SERVICES, family)
+    vips = f"-m set --match-set {set_name(Purpose.VIPS, family)} dst"
+    unreachable = "icmp-port-unreachable" if family is Family.IPV4 else "icmp6-port-unreachable"
+    return {
+        f"{PREFIX}-INPUT": (
+            _not_allowed(family),
+            # What is established goes on: to an endpoint that drains, on this node.
+            f"{_to(Purpose.NOLOCAL, family)} {_IS_NOT_SPLIT} {_IS_NEW} -j DROP",
+            f"{services} -j RETURN",
+            f"{_TO_HEALTH} -j RETURN",
+            f"-p tcp {vips} {_IS_NEW} -j REJECT --reject-with tcp-reset",
+            f"{vips} {_IS_NEW} -j REJECT --reject-with {unreachable}",
+        ),
+        f"{PREFIX}-ACCEPT": (f"{services} -j ACCEPT", f"{_TO_HEALTH} -j ACCEPT"),
         f"{PREFIX}-FORWARD": ("-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",),
     }
-    return [Table("nat", nat, _JUMPS["nat"]), Table("filter", packet_filter, _JUMPS["filter"])]
+
+
+def _to(purpose: str, family: Family) -> str:
+    """Return the match for what is sent to an address and port of a set."""
+    return f"-m set --match-set {set_name(purpose, family)} dst,dst"
+
+
+def _not_allowed(family: Family) -> str:
+    allowed = set_name(Purpose.ALLOWED, family)
+    return f"{_to(Purpose.RESTRICTED, family)} -m set ! --match-set {allowed} dst,dst,src -j DROP"
+
+
+def _is_of(network: Network, family: Family) -> bool:
+    return family_of(network.address) is family
 
 
 def restore_text(wanted: Iterable[Table], saved: str) -> str:
@@ -150,14 +222,6 @@ def parse(saved: str) -> dict[str, dict[str, list[str]]]:
             _, chain, rule = line.split(" ", 2)
             chains.setdefault(chain, []).append(rule.strip())
     return found
-
-
-def _off_cluster(family: Family, masquerade: Masquerade) -> list[str]:
-    """Return the match for clients outside the cluster; none where nobody said what is inside."""
-    if masquerade.everything:
-        return [""]
-    width = 4 if family is Family.IPV4 else 16
-    return [f"! -s {net} " for net in masquerade.cluster_networks if len(net.address) == width]
 
 
 def _is_there(table: Table, present: Mapping[str, Mapping[str, Sequence[str]]]) -> bool:

@@ -6,7 +6,7 @@ import errno
 import struct
 from collections.abc import Iterable
 
-from ipvs_agent.addresses import Family
+from ipvs_agent.addresses import Address, Family
 from ipvs_agent.errors import KernelError, MissingModule
 from ipvs_agent.kernel.api import FlowMatch
 from ipvs_agent.kernel.netlink import (
@@ -94,26 +94,30 @@ class _Wanted:
     """Flows that are looked for, in as many sets as there are combinations of fields that matter."""
 
     def __init__(self) -> None:
-        self._by_fields: dict[tuple[bool, bool, bool], set[_Flow]] = {}
+        self._by_fields: dict[tuple[bool, bool, bool], dict[_Flow, frozenset[Address]]] = {}
+        """With the answering addresses that each match spares."""
 
     def add(self, match: FlowMatch) -> None:
         port = match.destination_port.to_bytes(2) if match.destination_port else None
         flow = (match.protocol, match.destination, port, match.reply_source)
         fields = (match.destination is not None, port is not None, match.reply_source is not None)
-        self._by_fields.setdefault(fields, set()).add(flow)
+        flows = self._by_fields.setdefault(fields, {})
+        flows[flow] = flows.get(flow, match.spared) & match.spared
 
     def __contains__(self, flow: _Flow) -> bool:
         protocol, destination, port, reply_source = flow
-        return any(
-            (
-                protocol,
-                destination if by_destination else None,
-                port if by_port else None,
-                reply_source if by_reply_source else None,
+        for (by_destination, by_port, by_reply_source), flows in self._by_fields.items():
+            spared = flows.get(
+                (
+                    protocol,
+                    destination if by_destination else None,
+                    port if by_port else None,
+                    reply_source if by_reply_source else None,
+                )
             )
-            in flows
-            for (by_destination, by_port, by_reply_source), flows in self._by_fields.items()
-        )
+            if spared is not None and reply_source not in spared:
+                return True
+        return False
 
 
 def _identity(answer: bytes) -> bytes:

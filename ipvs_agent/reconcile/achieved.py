@@ -44,7 +44,11 @@ class Achieved:
         self.virtual_servers: dict[VirtualServerKey, Held] = {}
         self.vips: set[Address] = set()
         self.members: set[SetMember] = set()
+        self.sizes: Counter[str] = Counter()
+        """How many members each set has."""
         self._at_address: Counter[Address] = Counter()
+        self._marked: dict[SetMember, SetMember] = {}
+        """Members with a mark by themselves without it, as the kernel knows them."""
 
     def serves(self, address: Address) -> bool:
         """Tell whether there is a virtual server on an address."""
@@ -59,9 +63,9 @@ class Achieved:
             held = self.virtual_servers[operation.key]
             held.real_servers.pop((operation.address, operation.port), None)
         elif isinstance(operation, AddMember):
-            self.members.add(operation.member)
+            self._add(operation.member)
         elif isinstance(operation, DeleteMember):
-            self.members.discard(operation.member)
+            self._discard(operation.member)
         elif isinstance(operation, AddVirtualServer):
             self.observe(operation.virtual_server.key, operation.virtual_server, {})
         elif isinstance(operation, SetVirtualServer):
@@ -93,7 +97,7 @@ class Achieved:
         """Take note of VIPs and members that are gone."""
         for thing in things:
             if isinstance(thing, SetMember):
-                self.members.discard(thing)
+                self._discard(thing)
             else:
                 self.vips.discard(thing)
 
@@ -101,6 +105,25 @@ class Achieved:
         """Take note of VIPs and members of ours that were found."""
         for thing in things:
             if isinstance(thing, SetMember):
-                self.members.add(thing)
+                self._add(thing)
             else:
                 self.vips.add(thing)
+
+    def _add(self, member: SetMember) -> None:
+        if member in self.members:
+            return
+        if member.mark:
+            place = msgspec.structs.replace(member, mark=0)
+            if place in self._marked:
+                self._discard(self._marked[place])  # the kernel has replaced the mark
+            self._marked[place] = member
+        self.members.add(member)
+        self.sizes[member.set_name] += 1
+
+    def _discard(self, member: SetMember) -> None:
+        if member not in self.members:
+            return
+        if member.mark:
+            del self._marked[msgspec.structs.replace(member, mark=0)]
+        self.members.remove(member)
+        self.sizes[member.set_name] -= 1

@@ -42,9 +42,14 @@ def read_tables(kernel: Kernel) -> Tables:
     ours = {ip_set.name for family in Family for ip_set in sets.sets_of(family)}
     for name in ours & kernel.ipsets.sets().keys():
         members |= kernel.ipsets.members(name)
+    vips = frozenset(kernel.vips.addresses())
+    return Tables(virtual_servers, vips, frozenset(members), read_node_addresses(kernel))
+
+
+def read_node_addresses(kernel: Kernel) -> frozenset[Address]:
+    """Read the node's own addresses; raise KernelError."""
     by_interface = kernel.node_addresses.addresses()
-    node_addresses = frozenset(address for addresses in by_interface.values() for address in addresses)
-    return Tables(virtual_servers, frozenset(kernel.vips.addresses()), frozenset(members), node_addresses)
+    return frozenset(address for addresses in by_interface.values() for address in addresses)
 
 
 def read_real_servers(kernel: Kernel, key: VirtualServerKey) -> RealServers:

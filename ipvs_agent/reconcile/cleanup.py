@@ -71,7 +71,7 @@ def plan(kernel: Kernel) -> Removal:
     ]
     return Removal(
         vips=tuple(sorted(vips)),
-        virtual_servers=tuple(sorted(_present(kernel) & sets.ledger_keys(members))),
+        virtual_servers=tuple(sorted(sets.ours(_present(kernel), members))),
         rules=tuple(rules),
         sets=tuple(names),
         # An interface that still holds an address of somebody else's stays.

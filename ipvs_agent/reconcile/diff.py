@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import msgspec
 
 from ipvs_agent.addresses import Address
-from ipvs_agent.model import Frontend, Protocol, RealServerKey, SetMember, VirtualServerKey
+from ipvs_agent.desired import split
+from ipvs_agent.model import Frontend, RealServerKey, SetMember, VirtualServerKey
 from ipvs_agent.operations import (
     AddMember,
     AddRealServer,
@@ -65,7 +66,7 @@ def _real_servers(key: VirtualServerKey, wanted: Frontend, held: Held) -> Iterat
 
 def is_drained(key: VirtualServerKey) -> bool:
     """Tell whether real servers of a virtual server are drained before they go."""
-    return key.protocol != Protocol.UDP
+    return not split.is_udp(key)
 
 
 def vip(address: Address, *, wanted: bool, achieved: Achieved) -> Iterator[Operation]:

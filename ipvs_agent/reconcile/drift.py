@@ -35,8 +35,8 @@ class Drift(msgspec.Struct, frozen=True):
 
 def find(tables: Tables, achieved: Achieved, known_foreign: AbstractSet[VirtualServerKey]) -> Drift:
     """Compare the tables with what was achieved."""
-    ours = sets.ledger_keys(tables.members | achieved.members)
     present = tables.virtual_servers.keys()
+    ours = sets.ours(present, tables.members | achieved.members)
     held = achieved.virtual_servers
     unknown = present - held.keys() - known_foreign
     return Drift(

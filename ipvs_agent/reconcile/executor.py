@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import msgspec
 
 from ipvs_agent.desired import sets
-from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.errors import AlreadyExists, KernelError, NotFound
 from ipvs_agent.kernel.api import Kernel, Outcomes
-from ipvs_agent.model import SetMember
+from ipvs_agent.model import Frontend, SetMember, VirtualServerKey
 from ipvs_agent.operations import (
     AddMember,
     AddRealServer,
@@ -33,7 +32,7 @@ from ipvs_agent.operations import (
 from ipvs_agent.reconcile.achieved import Achieved
 from ipvs_agent.reconcile.claims import Key
 
-_SET_PHASES = {Phase.ADD_MEMBERS, Phase.DELETE_MEMBERS}
+_SET_PHASES = {Phase.ADD_MEMBERS, Phase.RESTRICT, Phase.UNRESTRICT, Phase.DELETE_MEMBERS}
 _VIP_PHASES = {Phase.ADD_VIPS, Phase.DELETE_VIPS}
 
 
@@ -59,13 +58,23 @@ def key_of(operation: Operation) -> Key:
     return operation.key
 
 
-def execute(operations: Iterable[Operation], kernel: Kernel, achieved: Achieved) -> list[Failure]:
-    """Run operations in the order of their phases, record what was done, and return what was not."""
+def execute(
+    operations: Iterable[Operation],
+    kernel: Kernel,
+    achieved: Achieved,
+    wanted: Callable[[VirtualServerKey], Frontend | None],
+) -> list[Failure]:
+    """Run operations in the order of their phases, record what was done, and return what was not.
+
+    wanted: says what a virtual server is to be.
+    """
     failures: list[Failure] = []
     for phase, group in itertools.groupby(sorted(operations, key=_phase), _phase):
         batch: list[Operation] = []
         for operation in group:
-            obstacle = _obstacle(operation, achieved)
+            if isinstance(operation, DeleteMember) and operation.member not in achieved.members:
+                continue  # another mark has taken its place
+            obstacle = _obstacle(operation, achieved, wanted)
             if obstacle:
                 failures.append(Failure(operation, WaitingError(f"{operation}: {obstacle}")))
             else:
@@ -78,11 +87,13 @@ def execute(operations: Iterable[Operation], kernel: Kernel, achieved: Achieved)
     return failures
 
 
-def _obstacle(operation: Operation, achieved: Achieved) -> str:
+def _obstacle(
+    operation: Operation, achieved: Achieved, wanted: Callable[[VirtualServerKey], Frontend | None]
+) -> str:
     """Return why an operation must wait, whatever else failed before it; mostly nothing.
 
-    What is ours must be known as ours for as long as it is there, and a VIP must not swallow packets for
-    which there is no virtual server.
+    What is ours must be known as ours for as long as it is there, a virtual server must not be open to
+    clients that a set is to shut out, and a VIP must not swallow packets that no virtual server takes.
     """
     if isinstance(operation, DeleteMember):
         return _what_stands_on(operation.member, achieved)
@@ -91,8 +102,9 @@ def _obstacle(operation: Operation, achieved: Achieved) -> str:
             return "no set names it as a VIP"
         return "" if achieved.serves(operation.address) else "it has no virtual server"
     if isinstance(operation, AddVirtualServer):
-        member = sets.port_member(Purpose.SERVICES, operation.virtual_server.key)
-        return "" if member in achieved.members else "it is not in the ledger"
+        frontend = wanted(operation.virtual_server.key)
+        missing = [one for one in frontend.members if one not in achieved.members] if frontend else []
+        return f"the set {missing[0].set_name} does not know it yet" if missing else ""
     if isinstance(operation, AddRealServer | SetRealServer | SetVirtualServer):
         return "" if key_of(operation) in achieved.virtual_servers else "its virtual server is not there"
     return ""
@@ -107,6 +119,10 @@ def _what_stands_on(member: SetMember, achieved: Achieved) -> str:
 
 
 def _phase(operation: Operation) -> Phase:
+    if isinstance(operation, AddMember) and sets.restricts(operation.member):
+        return Phase.RESTRICT
+    if isinstance(operation, DeleteMember) and sets.restricts(operation.member):
+        return Phase.UNRESTRICT
     return operation.phase
 
 

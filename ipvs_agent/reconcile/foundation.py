@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from ipvs_agent.addresses import Family
 from ipvs_agent.desired import sets, shim
+from ipvs_agent.desired.marks import foreign_mark_writers
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Kernel
+from ipvs_agent.model import IpSet
 
-_MODULES = ("ip_vs", "nf_conntrack", "ip_set_hash_ip", "ip_set_hash_ipport", "ip_set_hash_ipportip", "xt_set")
+_MODULES = (
+    "ip_vs",
+    "nf_conntrack",
+    "ip_set_bitmap_port",
+    "ip_set_hash_ip",
+    "ip_set_hash_ipport",
+    "ip_set_hash_ipportip",
+    "ip_set_hash_ipportnet",
+    "xt_set",
+)
 _SYSCTLS = {
     "net/ipv4/vs/conntrack": "1",  # or POSTROUTING could not masquerade what IPVS sends
     "net/ipv4/vs/expire_nodest_conn": "1",  # flows of a removed real server move at once
@@ -38,6 +49,10 @@ class Ground(msgspec.Struct, frozen=True):
     """What had to be done for it, in words."""
     refusals: Mapping[Family, str] = {}
     """Why the other families cannot be served."""
+    undivided: frozenset[Family] = frozenset()
+    """The families in which clients inside the cluster cannot be told from those outside for certain."""
+    capacities: Mapping[str, int] = {}
+    """How many members each set takes."""
 
 
 def lay(kernel: Kernel, needs: Needs) -> Ground:
@@ -49,26 +64,35 @@ def lay(kernel: Kernel, needs: Needs) -> Ground:
     families = kernel.iptables.families()
     random_fully = kernel.iptables.supports_random_fully()
     masquerade = msgspec.structs.replace(needs.masquerade, random_fully=random_fully)
-    written: list[str] = []
+    written = _lay_sets(kernel, families)
+    undivided: set[Family] = set()
     for family in sorted(families):
-        written += _lay_sets(kernel, family)
-        text = shim.restore_text(shim.tables(family, masquerade), kernel.iptables.save(family))
+        saved = kernel.iptables.save(family)
+        text = shim.restore_text(shim.tables(family, masquerade), saved)
         if text:
             kernel.iptables.restore(family, text)
             written.append(f"{family.name} rules")
-    return Ground(families, tuple(written), kernel.iptables.refusals())
+        if not masquerade.inside(family) or foreign_mark_writers(saved):
+            undivided.add(family)
+    capacities = {name: ip_set.capacity for name, ip_set in kernel.ipsets.sets().items() if ip_set}
+    return Ground(families, tuple(written), kernel.iptables.refusals(), frozenset(undivided), capacities)
 
 
-def _lay_sets(kernel: Kernel, family: Family) -> list[str]:
+def _lay_sets(kernel: Kernel, families: Iterable[Family]) -> list[str]:
     present = kernel.ipsets.sets()
     written: list[str] = []
-    for wanted in sets.sets_of(family):
+    for wanted in dict.fromkeys(ip_set for family in sorted(families) for ip_set in sets.sets_of(family)):
         if wanted.name not in present:
             kernel.ipsets.create(wanted)
             written.append(f"set {wanted.name}")
-        elif present[wanted.name] != wanted:
+        elif not _is_alike(present[wanted.name], wanted):
             raise KernelError(
-                f"ipset {wanted.name} exists, but is not a {wanted.type.value} set of {family.name}: "
+                f"ipset {wanted.name} exists, but is not the {wanted.type.value} set that the agent needs: "
                 f"remove it with ipset destroy {wanted.name}"
             )
     return written
+
+
+def _is_alike(present: IpSet | None, wanted: IpSet) -> bool:
+    """Compare sets apart from their capacity, which grows with their members."""
+    return present is not None and msgspec.structs.replace(present, capacity=wanted.capacity) == wanted

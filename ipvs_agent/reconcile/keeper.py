@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from ipvs_agent.addresses import Address
 from ipvs_agent.desired import sets
 from ipvs_agent.errors import AlreadyExists, KernelError, NotFound
-from ipvs_agent.kernel.api import Kernel
-from ipvs_agent.model import ObjectName, SetMember, VirtualServerKey
+from ipvs_agent.kernel.api import FlowMatch, Kernel
+from ipvs_agent.model import ObjectName, Protocol, SetMember, VirtualServerKey
 from ipvs_agent.operations import AddVirtualServer, Operation
-from ipvs_agent.reconcile import audit, diff, drain, drift
+from ipvs_agent.reconcile import audit, diff, drain, drift, growth
 from ipvs_agent.reconcile.achieved import Achieved
 from ipvs_agent.reconcile.audit import Tables, TableSlice
 from ipvs_agent.reconcile.claims import FOREIGN, LINGERING, Claims, Key
@@ -37,6 +37,9 @@ class Keeper:
         self.achieved = Achieved()
         self.may_remove = False
         """Not before all sources have been listed whole and all that they ask for is there."""
+        self.capacities: dict[str, int] = {}
+        """How many members each set takes."""
+        self._new_datagram_servers: list[VirtualServerKey] = []
         self._kernel = kernel
         self._timers = timers
         self._report = report
@@ -72,10 +75,51 @@ class Keeper:
         operations = [operation for key in keys for operation in self._difference(key)]
         if not (self.may_remove or is_yielding):
             operations = [operation for operation in operations if not diff.removes(operation)]
-        failures = execute(operations, self._kernel, self.achieved)
+        self._make_room(operations)
+        failures = execute(operations, self._kernel, self.achieved, self.claims.frontend)
         self._report.applied(services, operations, len(failures), self._clock() - started)
         self._watch_drains(keys)
         self._note(keys, failures)
+        self._new_datagram_servers += (
+            operation.virtual_server.key
+            for operation in operations
+            if isinstance(operation, AddVirtualServer)
+            and operation.virtual_server.key.protocol == Protocol.UDP
+        )
+
+    @property
+    def may_have_older_flows(self) -> bool:
+        """Whether virtual servers for UDP were made since `take_older_flows`."""
+        return bool(self._new_datagram_servers)
+
+    def take_older_flows(self) -> list[FlowMatch]:
+        """Return and forget what to look for: flows that have never passed the virtual servers made for them.
+
+        The kernel would let them go on past IPVS, to nobody or to an endpoint that is gone.
+        """
+        keys, self._new_datagram_servers = self._new_datagram_servers, []
+        return [
+            FlowMatch(
+                key.family,
+                key.protocol,
+                key.address,
+                key.port,
+                spared=frozenset(address for address, _ in held.real_servers),
+            )
+            for key in keys
+            if (held := self.achieved.virtual_servers.get(key))
+        ]
+
+    def _make_room(self, operations: Sequence[Operation]) -> None:
+        for ip_set in growth.too_small(operations, self.achieved, self.capacities):
+            members = (member for member in self.achieved.members if member.set_name == ip_set.name)
+            try:
+                growth.replace(ip_set, members, self._kernel.ipsets)
+            except KernelError as error:
+                self._report.not_grown(ip_set, error)  # what it cannot take is tried again, and this with it
+            else:
+                self.capacities[ip_set.name] = ip_set.capacity
+                self._report.grown(ip_set)
 
     def _difference(self, key: Key) -> Iterable[Operation]:
         if isinstance(key, VirtualServerKey):
@@ -180,7 +224,7 @@ class Keeper:
         present = [observed[endpoint] for endpoint in leaving if endpoint in observed]
         gone = {*progress.finished(present, now), *(leaving - observed.keys())}
         operations = drain.removals(key, gone)
-        failures = execute(operations, self._kernel, self.achieved)
+        failures = execute(operations, self._kernel, self.achieved, self.claims.frontend)
         self._report.applied((), operations, len(failures), self._clock() - now)
         if self._draining(key):
             self._timers.add(progress.next_check(now), DrainCheck(key))
@@ -200,7 +244,7 @@ class Keeper:
 
     def adopt(self, tables: Tables) -> None:
         """Take over what an agent before this one left; what the ledger does not name is not ours."""
-        ours = sets.ledger_keys(tables.members)
+        ours = sets.ours(tables.virtual_servers, tables.members)
         behind = {
             key: audit.read_real_servers(self._kernel, key) for key in tables.virtual_servers if key in ours
         }
@@ -210,8 +254,7 @@ class Keeper:
             else:
                 self._foreign.add(key)
                 self.claims.claim_for_nobody(key, FOREIGN, None)
-        self.achieved.members = set(tables.members)
-        self.achieved.vips = drift.vips_of_ours(tables)
+        self.achieved.discover(tables.members | drift.vips_of_ours(tables))
         self._report.adopted(len(behind), len(self._foreign))
 
     def repair(self, tables: Tables) -> None:

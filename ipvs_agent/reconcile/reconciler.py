@@ -9,55 +9,51 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from collections.abc import Callable, Sequence
-
-import msgspec
+from collections.abc import Callable
 
 from ipvs_agent.addresses import Address
 from ipvs_agent.desired.compile import NodeView, compile_service
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Kernel
-from ipvs_agent.model import EndpointSlice, ObjectName, ServicePlan, Skipped, VirtualServerKey
+from ipvs_agent.model import (
+    EndpointSlice,
+    HealthCheck,
+    ObjectName,
+    ServicePlan,
+    Skipped,
+    VirtualServerKey,
+)
 from ipvs_agent.reconcile import audit, foundation
-from ipvs_agent.reconcile.audit import Tables, TableSlice
-from ipvs_agent.reconcile.foundation import Ground
+from ipvs_agent.reconcile.foundation import Ground, Needs
 from ipvs_agent.reconcile.keeper import Keeper
+from ipvs_agent.reconcile.marks import Marks
+from ipvs_agent.reconcile.messages import (
+    AddressesChanged,
+    AddressesRead,
+    AuditFailed,
+    FlowsForgotten,
+    Laid,
+    Message,
+    SliceRead,
+    Stop,
+)
+from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.report import Report
-from ipvs_agent.reconcile.settings import Settings, node_view
-from ipvs_agent.reconcile.timers import AuditDue, DrainCheck, Retry, Task, Timers
+from ipvs_agent.reconcile.settings import Settings, is_touched, needs_now, node_view
+from ipvs_agent.reconcile.timers import AuditDue, DrainCheck, FlowsDue, Retry, Task, Timers
 from ipvs_agent.reconcile.worker import Worker
 from ipvs_agent.sources.changes import Change, Kind, Listed, Trouble
 from ipvs_agent.sources.store import Store
 
 _ROUND = 500
 """Services that one round compiles; what comes meanwhile waits for no more than that."""
+_HEALTHY_PERIODS = 2
+"""For so many sync periods something may be undone before the agent calls itself unhealthy, as kube-proxy."""
+_FLOWS_DELAY = 0.2
+"""Seconds for which new virtual servers are collected before the table of flows is walked for all of them."""
 
 
-class Stop(msgspec.Struct, frozen=True):
-    """End the loop."""
-
-
-class Laid(msgspec.Struct, frozen=True):
-    """The worker has laid the foundation and read the tables."""
-
-    ground: Ground
-    tables: Tables
-
-
-class AuditFailed(msgspec.Struct, frozen=True):
-    """The worker could not lay the foundation, or not read the kernel back."""
-
-    error: KernelError
-
-
-class SliceRead(msgspec.Struct, frozen=True):
-    """The worker has read real servers of some virtual servers."""
-
-    table: TableSlice
-    remaining: tuple[VirtualServerKey, ...]
-
-
-Message = Sequence[Change] | Stop | Laid | SliceRead | AuditFailed
+_NOBODY = Outlets()
 
 
 class Reconciler:
@@ -73,6 +69,7 @@ class Reconciler:
         worker: Worker,
         settings: Settings,
         clock: Callable[[], float],
+        outlets: Outlets = _NOBODY,
     ) -> None:
         self._background = background
         self._worker = worker
@@ -83,14 +80,25 @@ class Reconciler:
         self._timers = Timers()
         self._report = Report()
         self._keeper = Keeper(kernel, self._timers, self._report, clock, seed=settings.node_name)
+        self._marks = Marks(self._is_in_kernel)
+        self._outlets = outlets
+        self._checks: dict[ObjectName, HealthCheck] = {}
         self._ground: Ground | None = None
+        self._laid_needs: Needs | None = None
         self._view: NodeView | None = None
         self._own_addresses: frozenset[Address] = frozenset()
         self._troubles: dict[str, str] = {}
         self._is_auditing = False
         self._audits = 0
         self._failed_audits = 0
+        self._waits_for_flows = False
+        self._behind_since: float | None = clock()
         self._is_stopping = False
+
+    def is_healthy(self) -> bool:
+        """Tell, in any thread, whether the kernel is as it should be or has not been otherwise for long."""
+        since = self._behind_since
+        return since is None or self._clock() - since < _HEALTHY_PERIODS * self._settings.sync_period
 
     def tell(self, message: Message) -> None:
         """Hand something to the loop, from any thread."""
@@ -110,16 +118,20 @@ class Reconciler:
     def run_once(self) -> bool:
         """Bring the kernel to what the sources say now; return whether all of it was achieved."""
         self.start()
-        while not (self._is_stopping or self._keeper.may_remove or self._is_hopeless()):
+        while not (self._is_stopping or self._is_done() or self._is_hopeless()):
             self._wait()
             self.catch_up()
         self._keeper.end_drains()
         return self._keeper.may_remove and not self._keeper.is_failing and not self._troubles
 
+    def _is_done(self) -> bool:
+        return self._keeper.may_remove and not self._lags_behind_node()
+
     def _is_hopeless(self) -> bool:
         """Tell whether a single sync will not become complete by waiting."""
         if self._view is None:
-            return self._failed_audits > 0
+            is_waiting = self._store.complete and self._needs() is None
+            return is_waiting or self._failed_audits > 0
         return bool(self._troubles) and not self._store.dirty
 
     def catch_up(self) -> None:
@@ -129,6 +141,8 @@ class Reconciler:
         for task in self._timers.take_due(self._clock()):
             self._run_task(task)
         self._round()
+        self._watch_flows()
+        self._watch_health()
 
     # --- What comes in --------------------------------------------------------------------------------------
 
@@ -152,6 +166,13 @@ class Reconciler:
             self._on_slice(message)
         elif isinstance(message, AuditFailed):
             self._on_audit_failed(message.error)
+        elif isinstance(message, AddressesChanged):
+            self._worker.submit(self._read_addresses)
+        elif isinstance(message, AddressesRead):
+            self._own_addresses = message.addresses
+            self._refresh_view()
+        elif isinstance(message, FlowsForgotten):
+            self._report.flows(message.count, message.error)
         else:
             for change in message:
                 self._on_change(change)
@@ -167,7 +188,7 @@ class Reconciler:
         self._store.apply(change)
         if not isinstance(change, Listed):
             self._report.changed(change)
-            if change.kind is Kind.NODE:
+            if change.kind is Kind.NODE or self._has_moved_api_servers():
                 self._refresh_view()
 
     def _run_task(self, task: Task) -> None:
@@ -175,6 +196,8 @@ class Reconciler:
             self._keeper.retry(task.key)
         elif isinstance(task, DrainCheck):
             self._keeper.check_drain(task.key)
+        elif isinstance(task, FlowsDue):
+            self._forget_flows()
         elif task.number in (AuditDue.URGENT, self._audits):
             self._start_audit()
 
@@ -207,6 +230,7 @@ class Reconciler:
         keeper.may_remove = True
         keeper.bring(dict.fromkeys((*keeper.claims.keys(), *keeper.achieved.keys())))
         achieved = keeper.achieved
+        self._marks.adopt(())  # those of Services that are gone may be given again
         self._report.serving(len(self._store.services), len(achieved.virtual_servers), len(achieved.vips))
 
     def _plan(self, name: ObjectName) -> ServicePlan | None:
@@ -216,41 +240,115 @@ class Reconciler:
             # The slices of a Service that goes follow it within a moment, and are not worth a word.
             orphans = () if self._keeper.claims.has_plan(name) else slices
             self._report.planned(name, tuple(map(_orphan, orphans)))
+            self._marks.release(name)
+            self._publish(name, None)
             return None
-        plan = compile_service(service, slices, self._view)
+        plan = compile_service(service, slices, self._view, self._marks.of(service, self._view))
         self._report.planned(name, plan.skipped)
+        self._publish(name, plan.health)
         return plan
 
+    def _publish(self, name: ObjectName, check: HealthCheck | None) -> None:
+        if self._checks.get(name) == check:
+            return
+        self._outlets.health.publish(name, check)
+        if check is not None:
+            self._checks[name] = check
+        else:
+            del self._checks[name]
+
+    def _is_in_kernel(self, key: VirtualServerKey) -> bool:
+        return key in self._keeper.achieved.virtual_servers
+
     def _refresh_view(self) -> None:
-        """Look at the node anew; where it differs, every Service is compiled again."""
+        """Look at the node anew; where it differs, what depends on it is compiled again."""
         if self._ground is None:
             return
         node = self._store.node
-        view = node_view(self._settings, self._ground.families, self._own_addresses, node)
+        if self._lags_behind_node():
+            self._start_audit()
+        if self._view is None and self._needs() is None:
+            self._report.waits_for_node()
+            return
+        if self._view is None and self._settings.detects_by_node and self._lags_behind_node():
+            return  # the rules come before what they are for
+        api_servers = self._store.api_servers
+        view = node_view(self._settings, self._ground, self._own_addresses, node, api_servers)
         if self._view is not None and view != self._view:
-            self._store.dirty.update(dict.fromkeys(self._store.services))
+            touched = (one for one in self._store.services.values() if is_touched(one, self._view, view))
+            self._store.dirty.update(dict.fromkeys(service.name for service in touched))
         self._view = view
+        chosen = view.node_port_addresses if self._settings.chooses_node_ports else None
+        self._outlets.health.listen_on(chosen)
+
+    def _needs(self) -> Needs | None:
+        return needs_now(self._settings, self._store.node)
+
+    def _lags_behind_node(self) -> bool:
+        """Tell whether the Node asks for other rules than were laid."""
+        return self._needs() not in (None, self._laid_needs)
+
+    def _has_moved_api_servers(self) -> bool:
+        return self._view is not None and self._view.api_servers != self._store.api_servers
+
+    def _read_addresses(self) -> None:
+        """Runs in the worker."""
+        try:
+            addresses = audit.read_node_addresses(self._background)
+        except KernelError as error:
+            self.tell(AuditFailed(error))
+        else:
+            self.tell(AddressesRead(addresses))
+
+    # --- What lies beside plans -----------------------------------------------------------------------------
+
+    def _watch_flows(self) -> None:
+        if self._keeper.may_have_older_flows and not self._waits_for_flows:
+            self._waits_for_flows = True
+            self._timers.add(self._clock() + _FLOWS_DELAY, FlowsDue())
+
+    def _forget_flows(self) -> None:
+        """Have flows removed that have never passed the virtual servers which are there for them now."""
+        self._waits_for_flows = False
+        matches = self._keeper.take_older_flows()
+
+        def forget() -> None:
+            try:
+                self.tell(FlowsForgotten(self._background.conntrack.delete(matches)))
+            except KernelError as error:
+                self.tell(FlowsForgotten(0, error))
+
+        self._worker.submit(forget)
+
+    def _watch_health(self) -> None:
+        is_behind = self._view is None or self._keeper.is_failing or bool(self._store.dirty)
+        if not is_behind:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = self._clock()
 
     # --- Audit ----------------------------------------------------------------------------------------------
 
     def _start_audit(self) -> None:
         if not self._is_auditing:
             self._is_auditing = True
-            self._worker.submit(self._audit)
+            needs = self._needs() or self._settings.needs
 
-    def _audit(self) -> None:
-        """Runs in the worker."""
-        try:
-            ground = foundation.lay(self._background, self._settings.needs)
-            tables = audit.read_tables(self._background)
-        except KernelError as error:
-            self.tell(AuditFailed(error))
-        else:
-            self.tell(Laid(ground, tables))
+            def lay_and_read() -> None:
+                try:
+                    ground = foundation.lay(self._background, needs)
+                    tables = audit.read_tables(self._background)
+                except KernelError as error:
+                    self.tell(AuditFailed(error))
+                else:
+                    self.tell(Laid(needs, ground, tables))
+
+            self._worker.submit(lay_and_read)
 
     def _on_laid(self, laid: Laid) -> None:
         is_first = self._ground is None
         if is_first:
+            self._marks.adopt(laid.tables.members)
             try:
                 self._keeper.adopt(laid.tables)
             except KernelError as error:
@@ -258,7 +356,8 @@ class Reconciler:
                 return
         self._failed_audits = 0
         self._report.laid(laid.ground, self._ground)
-        self._ground = laid.ground
+        self._ground, self._laid_needs = laid.ground, laid.needs
+        self._keeper.capacities.update(laid.ground.capacities)
         self._own_addresses = laid.tables.node_addresses
         self._refresh_view()
         if is_first:
@@ -288,7 +387,7 @@ class Reconciler:
             self._end_audit()
 
     def _end_audit(self) -> None:
-        self._schedule_audit(self._settings.sync_period)
+        self._schedule_audit(0.0 if self._lags_behind_node() else self._settings.sync_period)
 
     def _on_audit_failed(self, error: KernelError) -> None:
         self._failed_audits += 1

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import TypeVar
 
+from ipvs_agent.errors import KernelError
 from ipvs_agent.logs import event
-from ipvs_agent.model import Node, ObjectName, Skipped, format_endpoint
+from ipvs_agent.model import IpSet, Node, ObjectName, Skipped, format_endpoint
 from ipvs_agent.operations import Operation
 from ipvs_agent.reconcile.claims import FOREIGN, Contest
 from ipvs_agent.reconcile.executor import Failure
@@ -130,6 +131,25 @@ class Report:
     def not_ready(self, error: Exception, delay: float) -> None:
         """Say that the kernel lacks something or could not be read."""
         logger.error(event("the kernel is not ready", error=error, retry_in_s=delay))
+
+    def grown(self, ip_set: IpSet) -> None:
+        """Say that a set takes more members now."""
+        logger.info(event("set has grown", set=ip_set.name, capacity=ip_set.capacity))
+
+    def not_grown(self, ip_set: IpSet, error: KernelError) -> None:
+        """Say that a set cannot take what it should."""
+        logger.error(event("set cannot grow", set=ip_set.name, capacity=ip_set.capacity, error=error))
+
+    def flows(self, count: int, error: KernelError | None) -> None:
+        """Say what became of flows from before their virtual servers."""
+        if error is not None:
+            logger.warning(event("flows older than their virtual server go on past it", error=error))
+        elif count:
+            logger.info(event("removed flows that are older than their virtual server", flows=count))
+
+    def waits_for_node(self) -> None:
+        """Say what keeps the agent from serving."""
+        logger.warning(event("waiting for the Node's podCIDRs, which detectLocalMode NodeCIDR needs"))
 
     def adopted(self, virtual_servers: int, foreign: int) -> None:
         """Say what was found at start."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from ipvs_agent.addresses import Address, Family, Network
+from ipvs_agent.addresses import Address, Network
 from ipvs_agent.desired.compile import NodeView
-from ipvs_agent.model import Node
-from ipvs_agent.reconcile.foundation import Needs
+from ipvs_agent.model import Node, RealServerKey, Service
+from ipvs_agent.reconcile.foundation import Ground, Needs
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -22,11 +22,33 @@ class Settings(msgspec.Struct, frozen=True):
     """NodePorts are served on the addresses of the Node object alone."""
     sync_period: float = 30.0
     """Seconds from one audit to the next."""
+    detects_by_node: bool = False
+    """Clients inside the cluster are known by the pod networks of the Node object (NodeCIDR)."""
     needs: Needs = Needs()
+
+    @property
+    def chooses_node_ports(self) -> bool:
+        """Whether not all of the node's addresses serve NodePorts."""
+        return self.node_port_primary or bool(self.node_port_networks)
+
+
+def needs_now(settings: Settings, node: Node | None) -> Needs | None:
+    """Return what the foundation is to be with the Node as it is; None while the Node must say more."""
+    networks = node.pod_networks if node is not None else ()
+    if settings.detects_by_node and not networks:
+        return None
+    masquerade = msgspec.structs.replace(settings.needs.masquerade, node_networks=networks)
+    if settings.detects_by_node:
+        masquerade = msgspec.structs.replace(masquerade, cluster_networks=networks)
+    return msgspec.structs.replace(settings.needs, masquerade=masquerade)
 
 
 def node_view(
-    settings: Settings, families: frozenset[Family], own: frozenset[Address], node: Node | None
+    settings: Settings,
+    ground: Ground,
+    own: frozenset[Address],
+    node: Node | None,
+    api_servers: frozenset[RealServerKey],
 ) -> NodeView:
     """Return what compiling needs to know of the node as it is now."""
     chosen = own
@@ -40,7 +62,20 @@ def node_view(
         name=settings.node_name,
         scheduler=settings.scheduler,
         scheduler_flags=settings.scheduler_flags,
+        zone=node.zone if node else "",
+        addresses=node.addresses if node else tuple(sorted(own)),
         node_port_addresses=tuple(sorted(chosen)),
-        own_addresses=own,
-        families=families,
+        never_bound=own | {address for address, _ in api_servers},
+        api_servers=api_servers,
+        families=ground.families,
+        undivided=ground.undivided,
     )
+
+
+def is_touched(service: Service, old: NodeView, new: NodeView) -> bool:
+    """Tell whether a Service may be another one on a node that has changed."""
+    alike = {"addresses", "node_port_addresses", "never_bound", "api_servers"}
+    if any(getattr(old, field) != getattr(new, field) for field in set(NodeView.__struct_fields__) - alike):
+        return True
+    # Cluster IPs do not depend on addresses of the node.
+    return any(port.node_port or port.external_ips or port.load_balancer_ips for port in service.ports)

@@ -31,7 +31,11 @@ class AuditDue(msgspec.Struct, frozen=True):
     number: int = URGENT
 
 
-Task = Retry | DrainCheck | AuditDue
+class FlowsDue(msgspec.Struct, frozen=True):
+    """Have the flows removed that are older than the virtual servers which they are for."""
+
+
+Task = Retry | DrainCheck | AuditDue | FlowsDue
 
 
 class Timers:

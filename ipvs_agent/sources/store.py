@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Mapping
 
-from ipvs_agent.model import EndpointSlice, Node, ObjectName, Service
+from ipvs_agent.model import EndpointSlice, Node, ObjectName, RealServerKey, Service
 from ipvs_agent.sources.changes import Kind, Listed, Put, Rejected, Removed
 
 _API_SERVER = ObjectName("default", "kubernetes")
@@ -25,6 +25,8 @@ class Store:
         self._services: dict[ObjectName, Service] = {}
         self._slices: dict[ObjectName, EndpointSlice] = {}
         self._slices_of: dict[ObjectName, dict[ObjectName, EndpointSlice]] = {}
+        self.api_servers: frozenset[RealServerKey] = frozenset()
+        """Where the API server is, as its own Service's slices say."""
 
     @property
     def complete(self) -> bool:
@@ -77,7 +79,17 @@ class Store:
             self._remove(Kind.ENDPOINT_SLICE, old.name)
         self._slices[new.name] = new
         self._slices_of.setdefault(new.service, {})[new.name] = new
-        self.dirty[new.service] = None
+        self._touch_slices(new.service)
+
+    def _touch_slices(self, service: ObjectName) -> None:
+        self.dirty[service] = None
+        if service == _API_SERVER:
+            self.api_servers = frozenset(
+                (endpoint.address, endpoint.port)
+                for one in self.slices(service)
+                for endpoints in one.endpoints.values()
+                for endpoint in endpoints
+            )
 
     def _remove(self, kind: Kind, name: ObjectName) -> None:
         if kind is Kind.SERVICE:
@@ -90,7 +102,7 @@ class Store:
                 del siblings[name]
                 if not siblings:
                     del self._slices_of[old.service]
-                self.dirty[old.service] = None
+                self._touch_slices(old.service)
         elif self.node is not None and self.node.name == name.name:
             self.node = None
 

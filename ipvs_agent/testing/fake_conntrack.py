@@ -45,4 +45,5 @@ def _matches(match: FlowMatch, flow: FakeFlow) -> bool:
         and match.destination in (None, flow.destination)
         and match.destination_port in (0, flow.destination_port)
         and match.reply_source in (None, flow.reply_source)
+        and flow.reply_source not in match.spared
     )

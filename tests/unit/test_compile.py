@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from ipvs_agent.addresses import Family, format_address, parse_network
+from ipvs_agent.addresses import Family, format_address
 from ipvs_agent.desired.compile import NodeView, compile_service
 from ipvs_agent.model import Protocol, ServiceFlags, format_endpoint
 from ipvs_agent.testing.builders import address, endpoint, endpoint_slice, port, service
@@ -17,7 +17,7 @@ NODE = NodeView(
     name="node-a",
     scheduler="rr",
     node_port_addresses=(address("192.0.2.1"), address("2001:db8::1")),
-    own_addresses=frozenset({address("192.0.2.1"), address("2001:db8::1")}),
+    never_bound=frozenset({address("192.0.2.1"), address("2001:db8::1")}),
 )
 A = endpoint("10.244.1.11", node="node-a")
 B = endpoint("10.244.1.12", node="node-a")
@@ -178,29 +178,6 @@ def test_an_external_address_is_bound_unless_it_is_the_nodes_own():
     assert {"-t 10.96.0.80:80": True, "-t 198.51.100.7:80": True, "-t 192.0.2.1:80": False} == {
         str(frontend.virtual_server.key): frontend.bound for frontend in plan.frontends
     }
-
-
-def test_a_load_balancer_address_with_source_ranges_is_not_served_rather_than_open():
-    balanced = port(load_balancer_ips=["198.51.100.7"])
-    restricted = service("shop/web", balanced, source_ranges=(parse_network("203.0.113.0/24"),))
-
-    assert {"-t 10.96.0.80:80", "-t 198.51.100.7:80"} == tables(
-        compiled(service("shop/web", balanced))
-    ).keys()
-    assert {"-t 10.96.0.80:80"} == tables(compiled(restricted)).keys()
-    assert ["spec.loadBalancerSourceRanges"] == [one.field for one in compiled(restricted).skipped]
-
-
-def test_local_policies_keep_to_this_nodes_endpoints_and_to_the_clients_address():
-    asked = service("shop/web", port(node_port=30080, external_ips=["198.51.100.7"]), external_local=True)
-    plan = compiled(asked, endpoint_slice(endpoints=[A, C]))
-
-    assert {
-        "-t 10.96.0.80:80": ["10.244.1.11:8080", "10.244.2.13:8080"],
-        "-t 198.51.100.7:80": ["10.244.1.11:8080"],
-        "-t 192.0.2.1:30080": ["10.244.1.11:8080"],
-    } == tables(plan)
-    assert not [member for member in members(plan) if "EXTERNAL" in member]
 
 
 def test_two_ports_that_ask_for_one_address_and_port_are_said():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ipvs_agent.addresses import Family, parse_network
@@ -44,7 +46,7 @@ def test_rules_that_are_there_are_not_written(family):
 def test_on_an_empty_node_chains_rules_and_jumps_are_written():
     text = shim.restore_text(shim.tables(Family.IPV4, MASQUERADE), "")
 
-    assert 2 == text.count("COMMIT\n")
+    assert 3 == text.count("COMMIT\n")
     assert "-I PREROUTING -j IPVS-AGENT-PREROUTING\n" in text
     assert "-A INPUT -j IPVS-AGENT-ACCEPT\n" in text
 
@@ -103,8 +105,8 @@ def test_every_set_is_used_by_some_rule_and_no_rule_names_another():
     for family in Family:
         text = "\n".join(rules(family))
         for ip_set in sets_of(family):
-            assert f"--match-set {ip_set.name} " in text
-        named = {rule.split("--match-set ")[1].split()[0] for rule in rules(family) if "--match-set" in rule}
+            assert f"-set {ip_set.name} " in text
+        named = {name for rule in rules(family) for name in re.findall(r"--(?:match|map)-set (\S+)", rule)}
         assert {ip_set.name for ip_set in sets_of(family)} == named
 
 

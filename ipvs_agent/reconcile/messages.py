@@ -1,0 +1,68 @@
+"""What reaches the reconciler's loop from other threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from ipvs_agent.addresses import Address
+from ipvs_agent.errors import KernelError
+from ipvs_agent.model import VirtualServerKey
+from ipvs_agent.reconcile.audit import Tables, TableSlice
+from ipvs_agent.reconcile.foundation import Ground, Needs
+from ipvs_agent.sources.changes import Change
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """End the loop."""
+
+
+class AddressesChanged(msgspec.Struct, frozen=True):
+    """Addresses of the node have come or gone."""
+
+
+class AddressesRead(msgspec.Struct, frozen=True):
+    """The worker has read the node's addresses."""
+
+    addresses: frozenset[Address]
+
+
+class Laid(msgspec.Struct, frozen=True):
+    """The worker has laid the foundation and read the tables."""
+
+    needs: Needs
+    ground: Ground
+    tables: Tables
+
+
+class AuditFailed(msgspec.Struct, frozen=True):
+    """The worker could not lay the foundation, or not read the kernel back."""
+
+    error: KernelError
+
+
+class SliceRead(msgspec.Struct, frozen=True):
+    """The worker has read real servers of some virtual servers."""
+
+    table: TableSlice
+    remaining: tuple[VirtualServerKey, ...]
+
+
+class FlowsForgotten(msgspec.Struct, frozen=True):
+    """The worker has removed flows that are older than their virtual servers, or could not."""
+
+    count: int
+    error: KernelError | None = None
+
+
+Message = (
+    Sequence[Change]
+    | Stop
+    | AddressesChanged
+    | AddressesRead
+    | Laid
+    | SliceRead
+    | AuditFailed
+    | FlowsForgotten
+)
