@@ -199,6 +199,8 @@ class FlowMatch(msgspec.Struct, frozen=True):
     """The port that the client dialled."""
     reply_source: Address | None = None
     """The address that answers."""
+    spared: frozenset[Address] = frozenset()
+    """Flows that one of these answers are left alone."""
 
 
 class Conntrack(Protocol):
