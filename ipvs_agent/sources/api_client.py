@@ -84,20 +84,28 @@ class ApiClient:
         """Return the server's URL."""
         return str(self._configuration.host)
 
-    @contextlib.contextmanager
-    def get(self, path: str, query: Mapping[str, str], silence: float) -> Iterator[Response]:
-        """Send a request, and end it with the context; silence: how long the body may pause, in seconds.
+    def get(
+        self, path: str, query: Mapping[str, str], silence: float
+    ) -> contextlib.AbstractContextManager[Response]:
+        """Ask for something, and end that with the context; silence: how long the body may pause, in seconds.
 
         Raises SourceError when there is no answer, and from the body when it breaks off.
         """
-        url = f"{self.server}{path}?{urlencode(query)}"
+        return self._exchange(f"{self.server}{path}?{urlencode(query)}", None, silence)
+
+    def post(self, path: str, body: bytes, silence: float) -> contextlib.AbstractContextManager[Response]:
+        """Send an object, as JSON, to be made; the rest is as with get."""
+        return self._exchange(f"{self.server}{path}", body, silence)
+
+    @contextlib.contextmanager
+    def _exchange(self, url: str, body: bytes | None, silence: float) -> Iterator[Response]:
         try:
-            response = self._send(url)
+            response = self._send(url, body)
             if response.status == HTTPStatus.UNAUTHORIZED:
                 # Tokens of service accounts and of exec plugins are replaced before they end; ours has ended.
                 response.close()
                 self._load()
-                response = self._send(url)
+                response = self._send(url, body)
             with contextlib.closing(response):
                 _allow_silence(response, silence)
                 yield _Response(response)
@@ -109,16 +117,19 @@ class ApiClient:
         """End the request under way and all later ones, from any thread."""
         self._line.end()
 
-    def _send(self, url: str) -> urllib3.BaseHTTPResponse:
+    def _send(self, url: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
         headers = {"Accept": "application/json", "User-Agent": f"ipvs-agent/{__version__}"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         for setting in self._configuration.auth_settings().values():
             headers[setting["key"]] = setting["value"]
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=ANSWER_TIMEOUT)
         try:
             with _translated():
                 response: urllib3.BaseHTTPResponse = self._pools.request(
-                    "GET",
+                    "GET" if body is None else "POST",
                     url,
+                    body=body,
                     headers=headers,
                     timeout=timeout,
                     preload_content=False,

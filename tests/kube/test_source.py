@@ -96,10 +96,10 @@ def asked(monkeypatch):
     queries = []
     send = api_client.ApiClient._send
 
-    def record(client, url):
+    def record(client, url, body):
         parts = urlsplit(url)
         queries.append((parts.path, dict(parse_qsl(parts.query))))
-        return send(client, url)
+        return send(client, url, body)
 
     monkeypatch.setattr(api_client.ApiClient, "_send", record)
     return queries
