@@ -20,6 +20,7 @@ _BUSY = 4100
 _NO_SECOND_SET = 4101
 _TYPES_DIFFER = 4102
 _BAD_PREFIX = 4104
+_NO_MARKS = 4114
 _FULL = 4352
 _ALL_ZEROS = 4353
 
@@ -28,14 +29,13 @@ class FakeIpSets:
     """The ipsets of one network namespace."""
 
     def __init__(self) -> None:
-        self.capacity = 1 << 20
-        """How many members a set takes."""
         self.referrers: dict[str, frozenset[str]] = {}
         """Names of sets that rules refer to, by who holds the rules."""
         self.batches: list[list[SetOperation]] = []
         """What apply was called with."""
         self._sets: dict[str, IpSet | None] = {}
-        self._members: dict[str, set[SetMember]] = {}  # their set_name is empty, for swap's sake
+        self._members: dict[str, dict[SetMember, int]] = {}
+        """Marks by member; a member has no set_name here, so that sets can be swapped."""
 
     def add_foreign(self, name: str) -> None:
         """Make a set of a type that the agent does not use."""
@@ -51,8 +51,10 @@ class FakeIpSets:
             raise InvalidRequest(f"ipset create {ip_set.name}: the name is too long", errno.EINVAL)
         if ip_set.name in self._sets:
             raise AlreadyExists(f"ipset create {ip_set.name}: a set of that name exists", errno.EEXIST)
+        if ip_set.type is SetType.BITMAP_PORT and ip_set != IpSet(ip_set.name, ip_set.type, None):
+            raise NotImplementedError("FakeIpSets: a bitmap:port has no family, no marks and every port")
         self._sets[ip_set.name] = ip_set
-        self._members[ip_set.name] = set()
+        self._members[ip_set.name] = {}
 
     def destroy(self, name: str) -> None:
         """Remove a set; NotFound where there is none, Busy where a rule refers to it."""
@@ -69,12 +71,14 @@ class FakeIpSets:
         self._members[name].clear()
 
     def swap(self, one: str, other: str) -> None:
-        """Exchange the members of two sets of one type."""
+        """Exchange the names of two sets of one type and family: members, marks and capacity go along."""
         self._must_exist("swap", one)
         self._must_exist("swap", other, _NO_SECOND_SET)
         first, second = self._ours("swap", one), self._ours("swap", other)
         if (first.type, first.family) != (second.type, second.family):
             raise InvalidRequest(f"ipset swap {one} {other}: the sets differ in type", _TYPES_DIFFER)
+        self._sets[one] = msgspec.structs.replace(second, name=one)
+        self._sets[other] = msgspec.structs.replace(first, name=other)
         self._members[one], self._members[other] = self._members[other], self._members[one]
 
     def members(self, name: str) -> set[SetMember]:
@@ -82,7 +86,10 @@ class FakeIpSets:
         self._must_exist("list", name)
         if self._sets[name] is None:
             raise InvalidRequest(f"ipset list {name}: the set is of another type")
-        return {msgspec.structs.replace(member, set_name=name) for member in self._members[name]}
+        return {
+            msgspec.structs.replace(member, set_name=name, mark=mark)
+            for member, mark in self._members[name].items()
+        }
 
     def apply(self, operations: Sequence[SetOperation]) -> Outcomes:
         """Run a batch. Adding what is there and deleting what is not there are done, not failures."""
@@ -101,14 +108,17 @@ class FakeIpSets:
         name = operation.member.set_name
         if name not in self._sets:
             raise NotFound(f"{operation}: there is no such set", errno.ENOENT)
-        member = _stored(operation, self._ours("add to", name))
+        ip_set = self._ours("add to", name)
+        member, mark = _stored(operation, ip_set), operation.member.mark
+        if mark and not ip_set.has_marks:
+            raise InvalidRequest(f"{operation}: the set's members have no marks", _NO_MARKS)
         members = self._members[name]
         if not isinstance(operation, AddMember):
-            members.discard(member)
-        elif member not in members:
-            if len(members) >= self.capacity:
-                raise SetFull(f"{operation}: the set is full", _FULL)
-            members.add(member)
+            members.pop(member, None)
+        elif member in members or len(members) < ip_set.capacity:
+            members[member] = mark
+        else:
+            raise SetFull(f"{operation}: the set is full", _FULL)
 
     def _must_exist(self, verb: str, name: str, number: int = errno.ENOENT) -> None:
         if name not in self._sets:
@@ -124,22 +134,11 @@ class FakeIpSets:
 def _stored(operation: SetOperation, ip_set: IpSet) -> SetMember:
     """Return the member as the kernel stores it."""
     member = operation.member
-    if ip_set.type is SetType.BITMAP_PORT:
-        if member.address or member.source:
-            raise InvalidRequest(
-                f"{operation}: the member has not the fields of the set's type", _WRONG_FIELDS
-            )
-        return msgspec.structs.replace(member, set_name="")
-    has_fields_of_type = (
-        bool(member.protocol) == (ip_set.type in _WITH_PORT)
-        and bool(member.source) == (ip_set.type in _WITH_SOURCE)
-        and (not member.source_prefix or ip_set.type is SetType.HASH_IP_PORT_NET)
-    )
-    is_of_family = family_of(member.address) is ip_set.family and (
-        not member.source or family_of(member.source) is ip_set.family
-    )
-    if not has_fields_of_type or not is_of_family:
+    if not _has_fields_of(ip_set, member):
         raise InvalidRequest(f"{operation}: the member has not the fields of the set's type", _WRONG_FIELDS)
+    if ip_set.type is SetType.BITMAP_PORT:
+        # What the type does not need, the kernel does not read.
+        return SetMember("", port=member.port)
     if member.protocol and member.protocol not in list(Protocol):
         raise NotImplementedError(f"FakeIpSets does not model protocol {member.protocol}")
     if ip_set.type is SetType.HASH_IP and ip_set.family is Family.IPV4 and not any(member.address):
@@ -151,4 +150,20 @@ def _stored(operation: SetOperation, ip_set: IpSet) -> SetMember:
         if member.source_prefix > len(source) * 8:
             raise InvalidRequest(f"{operation}: the prefix is longer than the address", _BAD_PREFIX)
         source = masked(source, member.source_prefix)
-    return msgspec.structs.replace(member, set_name="", source=source)
+    return msgspec.structs.replace(member, set_name="", source=source, mark=0)
+
+
+def _has_fields_of(ip_set: IpSet, member: SetMember) -> bool:
+    has_fields = (
+        bool(member.protocol) == (ip_set.type in _WITH_PORT)
+        and bool(member.source) == (ip_set.type in _WITH_SOURCE)
+        and (not member.source_prefix or ip_set.type is SetType.HASH_IP_PORT_NET)
+    )
+    if ip_set.type is SetType.BITMAP_PORT:
+        return has_fields and not member.address
+    return (
+        has_fields
+        and bool(member.address)
+        and family_of(member.address) is ip_set.family
+        and (not member.source or family_of(member.source) is ip_set.family)
+    )

@@ -107,8 +107,10 @@ class _Rule:
         for word in words:
             is_inverted = word == "!"
             option = _argument(words) if is_inverted else word
-            if is_inverted and option not in _INVERTIBLE:
+            if is_inverted and option in ("-m", "-j"):
                 raise Refused(f'unexpected "!" before "{option}"')
+            if is_inverted and option not in _INVERTIBLE:
+                raise NotImplementedError(f"FakeIptables does not model ! before {option}")
             self._check_option(option, words)
         if self._unmet:
             raise Refused(f"{', '.join(self._unmet)}: an option is missing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from ipvs_agent import addresses, errors
@@ -16,13 +17,23 @@ VIP = parse_address("10.96.0.10")
 HTTP = SetMember("PORTS", VIP, Protocol.TCP, 80)
 DNS = SetMember("PORTS", VIP, Protocol.UDP, 53)
 
-EVERY_SET = [
-    IpSet(f"{kind.value}/{family.name}", kind, family)
-    for kind in SetType
-    for family in Family
-    if kind is not SetType.BITMAP_PORT
-]
-EVERY_SET.append(IpSet("bitmap:port", SetType.BITMAP_PORT, None))
+MARKS = IpSet("MARKS", SetType.HASH_IP_PORT, Family.IPV4, has_marks=True)
+HEALTH = IpSet("HEALTH", SetType.BITMAP_PORT, None)
+
+
+def every_set():
+    """Yield a set of every type and family, those of addresses with marks too."""
+    yield IpSet("ports", SetType.BITMAP_PORT, None)
+    for kind in SetType:
+        if kind is not SetType.BITMAP_PORT:
+            for family in Family:
+                yield IpSet(f"{kind.value}/{family.name}", kind, family)
+                yield IpSet(f"{kind.value}/{family.name}+marks", kind, family, has_marks=True)
+
+
+EVERY_SET = list(every_set())
+WITH_MARKS = [each for each in EVERY_SET if each.has_marks]
+HASHES = [each for each in EVERY_SET if each.type is not SetType.BITMAP_PORT]
 
 
 def kinds(outcomes):
@@ -31,6 +42,7 @@ def kinds(outcomes):
 
 def member_of(ip_set, number):
     """Return a member that fits a set, a different one for each number below 65536."""
+    mark = number << 16 | 0x8001 if ip_set.has_marks else 0
     if ip_set.type is SetType.BITMAP_PORT:
         return SetMember(ip_set.name, port=number)
     base = {Family.IPV4: "10.1.0.0", Family.IPV6: "fd00:1::"}[ip_set.family]
@@ -43,7 +55,12 @@ def member_of(ip_set, number):
     if ip_set.type is SetType.HASH_IP_PORT_NET:
         prefix = 1 + number % (len(address) * 8)
         fields |= {"source": addresses.masked(address, prefix), "source_prefix": prefix}
-    return SetMember(ip_set.name, **fields)
+    return SetMember(ip_set.name, **fields, mark=mark)
+
+
+def marked(ip_set, number, mark):
+    """Return a member of a set with a mark of one's own."""
+    return msgspec.structs.replace(member_of(ip_set, number), mark=mark)
 
 
 class IpSetsContract:
@@ -127,9 +144,106 @@ class IpSetsContract:
         assert set() == ipsets.members("PORTS")
         assert {SetMember("NEXT", VIP, Protocol.TCP, 80)} == ipsets.members("NEXT")
 
+    def test_capacity_and_marks_go_along_with_the_members_in_a_swap(self, ipsets):
+        small = IpSet("PORTS", SetType.HASH_IP_PORT, Family.IPV4, capacity=2)
+        large = IpSet("NEXT", SetType.HASH_IP_PORT, Family.IPV4, has_marks=True, capacity=5)
+        ipsets.create(small)
+        ipsets.create(large)
+        ipsets.apply([AddMember(member_of(large, 1))])
+
+        ipsets.swap("PORTS", "NEXT")
+
+        assert ipsets.sets() == {
+            "PORTS": msgspec.structs.replace(large, name="PORTS"),
+            "NEXT": msgspec.structs.replace(small, name="NEXT"),
+        }
+        assert {msgspec.structs.replace(member_of(large, 1), set_name="PORTS")} == ipsets.members("PORTS")
+
+    @pytest.mark.parametrize("ip_set", [pytest.param(each, id=each.name) for each in HASHES])
+    def test_a_full_set_takes_no_more_but_what_it_has(self, ipsets, ip_set):
+        ipsets.create(msgspec.structs.replace(ip_set, capacity=2))
+        one, two, three = (member_of(ip_set, number) for number in (1, 2, 3))
+
+        outcomes = ipsets.apply([AddMember(one), AddMember(two), AddMember(three), AddMember(one)])
+
+        assert [None, None, errors.SetFull, None] == kinds(outcomes)
+        assert {one, two} == ipsets.members(ip_set.name)
+
+    def test_a_full_set_has_room_again_when_a_member_goes(self, ipsets):
+        ipsets.create(IpSet("PORTS", SetType.HASH_IP_PORT, Family.IPV4, capacity=1))
+
+        outcomes = ipsets.apply([AddMember(HTTP), AddMember(DNS), DeleteMember(HTTP), AddMember(DNS)])
+
+        assert [None, errors.SetFull, None, None] == kinds(outcomes)
+        assert {DNS} == ipsets.members("PORTS")
+
+    def test_a_full_set_refuses_the_rest_of_a_large_batch_one_by_one(self, ipsets):
+        ipsets.create(IpSet("PORTS", SetType.HASH_IP_PORT, Family.IPV4, capacity=1000))
+        members = [member_of(PORTS, number) for number in range(1, 2001)]
+
+        outcomes = ipsets.apply([AddMember(member) for member in members])
+
+        assert [None] * 1000 + [errors.SetFull] * 1000 == kinds(outcomes)
+        assert set(members[:1000]) == ipsets.members("PORTS")
+
+    def test_every_port_fits_into_a_set_of_ports(self, ipsets):
+        ipsets.create(HEALTH)
+        ports = [SetMember("HEALTH", port=port) for port in range(65536)]
+
+        assert [None] * 65536 == ipsets.apply([AddMember(member) for member in ports])
+        assert set(ports) == ipsets.members("HEALTH")
+
+    @pytest.mark.parametrize(
+        "ip_set", [pytest.param(each, id=each.name) for each in EVERY_SET if each.has_marks]
+    )
+    def test_adding_a_member_with_another_mark_replaces_the_mark(self, ipsets, ip_set):
+        ipsets.create(ip_set)
+        ipsets.apply([AddMember(marked(ip_set, number, 7)) for number in range(1, 5)])
+
+        changes = [marked(ip_set, 1, 0xFFFFFFFF), marked(ip_set, 2, 0), marked(ip_set, 3, 1)]
+        outcomes = ipsets.apply([AddMember(member) for member in changes])
+
+        assert [None] * 3 == outcomes
+        assert {*changes, marked(ip_set, 4, 7)} == ipsets.members(ip_set.name)
+
+    def test_of_two_marks_in_one_batch_the_last_holds(self, ipsets):
+        ipsets.create(MARKS)
+
+        ipsets.apply([AddMember(marked(MARKS, 1, 7)), AddMember(marked(MARKS, 1, 8))])
+
+        assert {marked(MARKS, 1, 8)} == ipsets.members("MARKS")
+
+    def test_the_mark_of_a_member_of_a_full_set_can_be_replaced(self, ipsets):
+        ipsets.create(msgspec.structs.replace(MARKS, capacity=1))
+        ipsets.apply([AddMember(marked(MARKS, 1, 7))])
+
+        assert [None] == ipsets.apply([AddMember(marked(MARKS, 1, 8))])
+        assert {marked(MARKS, 1, 8)} == ipsets.members("MARKS")
+
+    def test_a_member_goes_whatever_mark_it_is_said_to_have(self, ipsets):
+        """So what deletes a member with its old mark would delete it with its new one too."""
+        ipsets.create(MARKS)
+        ipsets.apply([AddMember(marked(MARKS, number, 7)) for number in (1, 2, 3)])
+
+        outcomes = ipsets.apply([DeleteMember(marked(MARKS, 1, 8)), DeleteMember(marked(MARKS, 2, 0))])
+
+        assert [None, None] == outcomes
+        assert {marked(MARKS, 3, 7)} == ipsets.members("MARKS")
+
+    @pytest.mark.parametrize("operation", [AddMember, DeleteMember])
+    def test_a_set_without_marks_takes_none(self, ipsets, operation):
+        ipsets.create(PORTS)
+        ipsets.apply([AddMember(HTTP)])
+
+        outcomes = ipsets.apply([operation(msgspec.structs.replace(HTTP, mark=7))])
+
+        assert [errors.InvalidRequest] == kinds(outcomes)
+        assert {HTTP} == ipsets.members("PORTS")
+
     @pytest.mark.parametrize(
         "other",
         [
+            pytest.param(IpSet("NEXT", SetType.BITMAP_PORT, None), id="ports"),
             pytest.param(IpSet("NEXT", SetType.HASH_IP, Family.IPV4), id="type"),
             pytest.param(IpSet("NEXT", SetType.HASH_IP_PORT, Family.IPV6), id="family"),
         ],
@@ -217,6 +331,13 @@ class IpSetsContract:
                 },
                 id="source of the other family",
             ),
+            pytest.param(HEALTH, {"address": VIP, "port": 80}, id="address in a set of ports"),
+            pytest.param(
+                HEALTH,
+                {"address": VIP, "protocol": Protocol.TCP, "port": 80},
+                id="protocol in a set of ports",
+            ),
+            pytest.param(PORTS, {"port": 80}, id="port alone"),
             pytest.param(
                 IpSet("ADDRESSES", SetType.HASH_IP, Family.IPV4),
                 {"address": parse_address("0.0.0.0")},

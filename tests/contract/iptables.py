@@ -190,7 +190,6 @@ class IptablesContract:
             pytest.param("mangle", "-j SET --map-mark", id="no set to map by"),
             pytest.param("mangle", "-j SET --map-set NOPE dst,dst --map-mark", id="missing set"),
             pytest.param("mangle", "-j SET --map-set MARKS6 dst,dst --map-mark", id="set of IPv6"),
-            pytest.param("mangle", "-j SET ! --map-set MARKS dst,dst --map-mark", id="not in a set"),
             pytest.param("mangle", "-j REJECT", id="reject in the mangle table"),
             pytest.param("raw", "-j MASQUERADE", id="masquerade in the raw table"),
         ],

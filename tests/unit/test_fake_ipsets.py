@@ -7,7 +7,7 @@ from ipvs_agent.addresses import Family
 from ipvs_agent.model import IpSet, SetMember, SetType
 from ipvs_agent.operations import AddMember
 from ipvs_agent.testing.fake_ipsets import FakeIpSets
-from tests.contract.ipsets import DNS, HTTP, PORTS, VIP, IpSetsContract, kinds
+from tests.contract.ipsets import HTTP, PORTS, VIP, IpSetsContract
 
 
 class TestFakeIpSets(IpSetsContract):
@@ -21,14 +21,6 @@ class TestFakeIpSets(IpSetsContract):
 
         with pytest.raises(errors.Busy):
             ipsets.destroy("PORTS")
-
-    def test_a_full_set_takes_no_more_but_what_it_has(self, ipsets):
-        ipsets.create(PORTS)
-        ipsets.capacity = 1
-
-        outcomes = ipsets.apply([AddMember(HTTP), AddMember(DNS), AddMember(HTTP)])
-
-        assert [None, errors.SetFull, None] == kinds(outcomes)
 
     def test_a_foreign_set_is_listed_without_a_type(self, ipsets):
         ipsets.add_foreign("theirs")
