@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from ipvs_agent import __version__
-from ipvs_agent.cli import cleanup, run, status
 from ipvs_agent.errors import AgentError, ConfigError, PermissionDenied
+
+COMMANDS = ("run", "status", "check", "cleanup")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,9 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"ipvs-agent {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (run, status, cleanup):
-        command.register(subparsers)
-    arguments = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    # A subcommand imports only what it needs; for their list all are imported.
+    named = next((word for word in words if not word.startswith("-")), "")
+    for command in (named,) if named in COMMANDS else COMMANDS:
+        importlib.import_module(f"{__name__}.{command}").register(subparsers)
+    arguments = parser.parse_args(words)
     try:
         return int(arguments.handler(arguments))
     except ConfigError as error:
