@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from ipvs_agent import __version__, logs, schedulers
-from ipvs_agent.config import AgentConfig, node_name, read_kube_proxy_configuration
+from ipvs_agent.config import AgentConfig, LocalMode, node_name, read_kube_proxy_configuration, remarks
 from ipvs_agent.desired.shim import Masquerade
 from ipvs_agent.kernel.node import NodeKernel
 from ipvs_agent.reconcile.foundation import Needs
@@ -52,9 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
     if without_effect:
         fields = ",".join(without_effect)
         logger.info(logs.event("configuration fields without effect", file=arguments.config, fields=fields))
+    for remark in remarks(config):
+        logger.warning(remark)
 
     threading.excepthook = _end_process
     kernel = NodeKernel()
+    kernel.modules.try_to_load("ip_vs", settings.needs.scheduler_module)
     kernel.ipvs.info()  # a kernel without IPVS ends the agent before it changes anything
     reconciler = Reconciler(kernel, NodeKernel(), ThreadWorker(), settings, time.monotonic)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -92,6 +95,7 @@ def _read_configuration(path: Path | None) -> tuple[AgentConfig, tuple[str, ...]
 
 def _settings(config: AgentConfig, name: str) -> Settings:
     scheduler = schedulers.SCHEDULERS[config.scheduler]
+    detection = config.detect_local
     return Settings(
         node_name=name,
         scheduler=scheduler.name,
@@ -99,12 +103,14 @@ def _settings(config: AgentConfig, name: str) -> Settings:
         node_port_networks=config.node_port_addresses,
         node_port_primary=config.node_port_primary,
         sync_period=config.sync_period,
+        detects_by_node=detection.mode is LocalMode.NODE_CIDR,
         needs=Needs(
             scheduler_module=scheduler.module,
             masquerade=Masquerade(
                 bit=config.masquerade_bit,
                 everything=config.masquerade_all,
-                cluster_networks=config.cluster_networks,
+                cluster_networks=config.cluster_networks if detection.mode is LocalMode.CLUSTER_CIDR else (),
+                cluster_interface=detection.interface,
             ),
             strict_arp=config.strict_arp,
         ),

@@ -12,6 +12,7 @@ from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import EndpointSlice, Node, Protocol, Service, VirtualServer
 from ipvs_agent.operations import AddVip, AddVirtualServer
+from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.reconciler import Reconciler
 from ipvs_agent.reconcile.settings import Settings
 from ipvs_agent.sources.changes import Kind, Listed, Put, Removed, Trouble
@@ -35,12 +36,17 @@ class InlineWorker:
 class Bench:
     """A reconciler on a fake kernel, with a clock that stands still unless it is moved."""
 
-    def __init__(self, kernel=None, inner=None):
+    def __init__(self, kernel=None, inner=None, *, outlets=None, **settings):
         self.kernel = kernel or FakeKernel()
         self.inner = inner or self.kernel
         self.now = 1000.0
         self.reconciler = Reconciler(
-            self.kernel, self.kernel, InlineWorker(), Settings("node-a", sync_period=30), lambda: self.now
+            self.kernel,
+            self.kernel,
+            InlineWorker(),
+            Settings("node-a", **({"sync_period": 30} | settings)),
+            lambda: self.now,
+            outlets or Outlets(),
         )
         self.objects = {}
         self.reconciler.start()
