@@ -18,6 +18,7 @@ from typing import NamedTuple
 from ipvs_agent.addresses import Family
 from ipvs_agent.errors import CommandFailed, MissingModule
 from ipvs_agent.kernel.api import Rules
+from ipvs_agent.kernel.modules import NodeModules
 
 _FLAVOURS = ("-nft", "-legacy")
 _UNNAMED = ""  # what a node has that has only one
@@ -37,6 +38,11 @@ _PLAIN_PROBE = _PROBE.format(_PROBE_CHAIN, "")
 # Known since iptables 1.6.2; every kernel since 3.13 has it.
 _RANDOM_FULLY_PROBE = _PROBE.format(_PROBE_CHAIN, f"-A {_PROBE_CHAIN} -j MASQUERADE --random-fully\n")
 
+# The legacy tools and the kernel would start a modprobe for each of them.
+_LEGACY_MODULES = {
+    Family.IPV4: ("ip_tables", "iptable_filter", "iptable_nat", "iptable_mangle"),
+    Family.IPV6: ("ip6_tables", "ip6table_filter", "ip6table_nat", "ip6table_mangle"),
+}
 _LEGACY_TABLES = {Family.IPV4: "/proc/net/ip_tables_names", Family.IPV6: "/proc/net/ip6_tables_names"}
 
 
@@ -58,6 +64,9 @@ class _Refused(CommandFailed):
 
 class NodeIptables:
     """The rules in the network namespace of the calling thread, in the flavour that the node uses."""
+
+    def __init__(self) -> None:
+        self._modules = NodeModules()
 
     def save(self, family: Family) -> str:
         """Return the rules of all tables, as iptables-save prints them."""
@@ -97,6 +106,8 @@ class NodeIptables:
             refusals = dict(candidate.refusals)
             working: dict[Family, bool] = {}
             for family in candidate.saved:
+                if candidate.flavour == "-legacy":
+                    self._modules.try_to_load(*_LEGACY_MODULES[family])
                 try:
                     working[family] = _knows_random_fully(candidate.flavour, family)
                 except _Refused as error:

@@ -1,7 +1,13 @@
-"""Kernel modules, through modprobe, and only where one is missing."""
+"""Kernel modules, through modprobe, and only where one is missing.
+
+A modprobe takes longer than the loading itself. So one is asked for everything at once, and also for what
+sets and rules would else have the kernel start a modprobe for, one by one.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
 import subprocess
@@ -23,6 +29,12 @@ _OPTIONS: Mapping[str, str] = {
     "xt_set": "CONFIG_NETFILTER_XT_SET",
 }
 _SCHEDULER_PREFIX = "ip_vs_"
+# Loaded together with ip_vs where the kernel has them; where one is really missing, its user says so.
+_COMPANIONS = (
+    *("nf_conntrack", "dummy", "ip_set_hash_ip", "ip_set_hash_ipport", "ip_set_hash_ipportip"),
+    *("ip_set_hash_ipportnet", "ip_set_bitmap_port", "xt_set", "xt_mark", "xt_conntrack", "xt_addrtype"),
+    *("xt_tcpudp", "xt_MASQUERADE", "ipt_REJECT", "ip6t_REJECT"),
+)
 
 
 class NodeModules:
@@ -37,12 +49,24 @@ class NodeModules:
         for name in names:
             if not _NAME.fullmatch(name):
                 raise InvalidRequest(f"{name!r} is not the name of a kernel module")
-        absent = [name for name in names if not self._is_there(name)]
+        absent = self._absent(names)
         if absent and self._modprobe(absent).returncode:
-            for name in absent:
-                done = self._modprobe([name])
-                if done.returncode:
+            for name in names:
+                if not self._is_there(name) and (done := self._modprobe([name])).returncode:
                     raise self._missing(name, " ".join(done.stderr.split()))
+
+    def try_to_load(self, *names: str) -> None:
+        """Load what the kernel has of some modules, without a word where it has not."""
+        if absent := self._absent(names):
+            with contextlib.suppress(MissingModule):
+                self._modprobe(absent)
+
+    def _absent(self, names: Sequence[str]) -> list[str]:
+        """Return what is to be loaded so that modules are there, in the order of their names."""
+        absent = [name for name in names if not self._is_there(name)]
+        if "ip_vs" in absent:
+            absent += [name for name in _COMPANIONS if name not in names and not self._is_there(name)]
+        return absent
 
     def _modprobe(self, names: Sequence[str]) -> subprocess.CompletedProcess[str]:
         try:
@@ -60,15 +84,17 @@ class NodeModules:
             raise self._missing(names[0], f"modprobe did not end within {_TIMEOUT_SECONDS} s") from error
 
     def _is_there(self, name: str) -> bool:
-        if (self._loaded / name.replace("-", "_")).is_dir():
-            return True
+        wanted = name.replace("-", "_")
         # A module without parameters is not under /sys/module when it is built in.
+        return (self._loaded / wanted).is_dir() or wanted in self._built_in
+
+    @functools.cached_property
+    def _built_in(self) -> frozenset[str]:
         try:
             lines = (self._installed / "modules.builtin").read_text().splitlines()
         except FileNotFoundError:
-            return False
-        wanted = name.replace("-", "_")
-        return any(Path(line).name.removesuffix(".ko").replace("-", "_") == wanted for line in lines)
+            return frozenset()
+        return frozenset(line.rpartition("/")[2].removesuffix(".ko").replace("-", "_") for line in lines)
 
     def _missing(self, name: str, said: str) -> MissingModule:
         if said:

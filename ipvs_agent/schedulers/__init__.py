@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 from ipvs_agent.schedulers import (
@@ -49,6 +48,8 @@ def flag_names(scheduler: str, flags: int) -> list[str]:
 
 def nearest(name: str) -> str:
     """Return the scheduler whose name is most like a given one, empty where none is like it."""
+    import difflib  # noqa: PLC0415 - for mistakes alone, and an agent's start need not wait for it
+
     return next(iter(difflib.get_close_matches(name.lower(), SCHEDULERS, n=1, cutoff=0.5)), "")
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from ipvs_agent import cli, logs
@@ -36,3 +39,18 @@ def test_a_name_that_no_node_can_have_is_wrong_usage(capsys):
     assert cli.main(["run", "--node-name", "a b"]) == 2
 
     assert "--node-name: 'a b' cannot be the name of a Node" in capsys.readouterr().err
+
+
+def test_a_run_on_manifests_imports_only_what_it_needs():
+    """A start does not wait for other subcommands and sources, nor for what explains mistakes."""
+    program = """if True:
+        import sys
+        from ipvs_agent import cli
+        cli.main(["run", "--node-name", "not a name"])
+        print(*sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+
+    assert {"ipvs_agent.cli.run", "ipvs_agent.sources.manifests"} <= imported
+    assert set() == imported & {"ipvs_agent.cli.status", "kubernetes", "urllib3", "yaml", "difflib"}
