@@ -1,0 +1,100 @@
+"""Events, as a real API server takes them from the agent's ServiceAccount."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ipvs_agent.serve.events import EventSubject, Recorder, event_name
+from ipvs_agent.sources.api_client import ApiClient
+
+NAMESPACE = "events"
+EVENTS = f"/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events"
+
+
+@pytest.fixture(scope="module")
+def admin(server):
+    with server.client() as client:
+        client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        yield client
+
+
+@pytest.fixture
+def recorder(server, tmp_path):
+    """Return a function that makes a recorder for a node; what they warn of fails the test."""
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(server.kubeconfig()))
+    warnings = []
+
+    def for_node(name):
+        return Recorder(ApiClient(str(path)), name, warnings.append)
+
+    yield for_node
+    assert [] == warnings
+
+
+def service(admin, name):
+    """Make a Service; return what an Event says of it."""
+    document = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": NAMESPACE, "name": name},
+        "spec": {"ports": [{"port": 80}]},
+    }
+    return EventSubject("Service", NAMESPACE, name, admin.create(document)["metadata"]["uid"])
+
+
+def events_about(admin, subject):
+    items = admin.get(EVENTS)["items"]
+    return [item for item in items if item["regarding"]["uid"] == subject.uid]
+
+
+def test_two_agents_that_say_the_same_make_one_event(admin, recorder):
+    web = service(admin, "web")
+    recorders = [recorder("node-a"), recorder("node-b")]
+    for each in recorders:
+        each.post(web, "AddressTaken", "192.0.2.1:80/TCP is taken", action="Serve", near=True)
+        assert each.send_due() is None
+
+    (event,) = events_about(admin, web)
+    assert ("AddressTaken", "Warning", "192.0.2.1:80/TCP is taken", "ipvs-agent-node-a") == (
+        event["reason"],
+        event["type"],
+        event["note"],
+        event["reportingInstance"],
+    )
+    assert [0, 0] == [each.dropped for each in recorders]
+
+
+def test_what_differs_makes_another(admin, recorder):
+    shop = service(admin, "shop")
+    one = recorder("node-a")
+    for note in ("first", "second"):
+        one.post(shop, "AddressTaken", note, action="Serve", near=True)
+    one.send_due()
+
+    assert {"first", "second"} == {event["note"] for event in events_about(admin, shop)}
+
+
+def test_kubectl_finds_it_among_the_events_of_the_service(admin, recorder):
+    """It asks for them by fields of the core API, which shows the same Events."""
+    old = service(admin, "old")
+    one = recorder("node-a")
+    one.post(old, "AddressTaken", "a note", action="Serve", near=True)
+    one.send_due()
+
+    selector = f"involvedObject.name=old,involvedObject.kind=Service,involvedObject.uid={old.uid}"
+    (event,) = admin.get(f"/api/v1/namespaces/{NAMESPACE}/events?fieldSelector={selector}")["items"]
+    assert ("AddressTaken", "a note") == (event["reason"], event["message"])
+
+
+def test_the_longest_of_everything_is_taken(admin, recorder):
+    long = service(admin, "w" * 63)
+    one = recorder(".".join(["n" * 61] * 4))
+    one.post(long, "R" * 128, "é" * 2000, action="A" * 128, near=True)
+    assert one.send_due() is None
+
+    (event,) = events_about(admin, long)
+    assert event_name(long, "R" * 128, event["note"]) == event["metadata"]["name"]
+    assert (0, 1023) == (one.dropped, len(event["note"].encode()))
