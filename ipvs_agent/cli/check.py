@@ -24,7 +24,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Say what this node lacks, or what will not work on it as the configuration asks, and how"
         " to mend it. Changes nothing. Exit status 0: nothing is wrong; 1: something is.",
     )
-    parser.add_argument("--config", metavar="FILE", help="kube-proxy's configuration file")
+    parser.add_argument("--config", type=_path, metavar="FILE", help="kube-proxy's configuration file")
     parser.add_argument("--node-name", "--hostname-override", metavar="NAME", help="the name of this Node")
     parser.set_defaults(handler=run)
 
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print what was found and return the exit status."""
     config = AgentConfig()
     if arguments.config is not None:
-        config, _ = read_kube_proxy_configuration(Path(arguments.config))
+        config, _ = read_kube_proxy_configuration(arguments.config)
     name = node_name(arguments.node_name, config)
     if os.geteuid() != 0:
         # Tools that may not look say so in many ways, and silence must not pass for a node without faults.
@@ -42,3 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
         found = find(observe(kernel, config, Files()), config)
     sys.stdout.write(render(found, name))
     return 1 if found else 0
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")  # Path("") would be the current folder
+    return Path(text)
