@@ -34,15 +34,24 @@ def recorder(server, tmp_path):
     assert [] == warnings
 
 
-def service(admin, name):
-    """Make a Service; return what an Event says of it."""
-    document = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"namespace": NAMESPACE, "name": name},
-        "spec": {"ports": [{"port": 80}]},
-    }
-    return EventSubject("Service", NAMESPACE, name, admin.create(document)["metadata"]["uid"])
+@pytest.fixture
+def service(admin):
+    """Return a function that makes a Service for one test, and returns what an Event says of it."""
+    made = []
+
+    def make(name):
+        document = {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"namespace": NAMESPACE, "name": name},
+            "spec": {"ports": [{"port": 80}]},
+        }
+        made.append(admin.create(document))
+        return EventSubject("Service", NAMESPACE, name, made[-1]["metadata"]["uid"])
+
+    yield make
+    for document in made:
+        admin.delete(document)
 
 
 def events_about(admin, subject):
@@ -50,8 +59,8 @@ def events_about(admin, subject):
     return [item for item in items if item["regarding"]["uid"] == subject.uid]
 
 
-def test_two_agents_that_say_the_same_make_one_event(admin, recorder):
-    web = service(admin, "web")
+def test_two_agents_that_say_the_same_make_one_event(admin, service, recorder):
+    web = service("web")
     recorders = [recorder("node-a"), recorder("node-b")]
     for each in recorders:
         each.post(web, "AddressTaken", "192.0.2.1:80/TCP is taken", action="Serve", near=True)
@@ -67,8 +76,8 @@ def test_two_agents_that_say_the_same_make_one_event(admin, recorder):
     assert [0, 0] == [each.dropped for each in recorders]
 
 
-def test_what_differs_makes_another(admin, recorder):
-    shop = service(admin, "shop")
+def test_what_differs_makes_another(admin, service, recorder):
+    shop = service("shop")
     one = recorder("node-a")
     for note in ("first", "second"):
         one.post(shop, "AddressTaken", note, action="Serve", near=True)
@@ -77,9 +86,9 @@ def test_what_differs_makes_another(admin, recorder):
     assert {"first", "second"} == {event["note"] for event in events_about(admin, shop)}
 
 
-def test_kubectl_finds_it_among_the_events_of_the_service(admin, recorder):
+def test_kubectl_finds_it_among_the_events_of_the_service(service, recorder):
     """It asks for them by fields of the core API, which shows the same Events."""
-    old = service(admin, "old")
+    old = service("old")
     one = recorder("node-a")
     one.post(old, "AddressTaken", "a note", action="Serve", near=True)
     one.send_due()
@@ -89,8 +98,8 @@ def test_kubectl_finds_it_among_the_events_of_the_service(admin, recorder):
     assert ("AddressTaken", "a note") == (event["reason"], event["message"])
 
 
-def test_the_longest_of_everything_is_taken(admin, recorder):
-    long = service(admin, "w" * 63)
+def test_the_longest_of_everything_is_taken(admin, service, recorder):
+    long = service("w" * 63)
     one = recorder(".".join(["n" * 61] * 4))
     one.post(long, "R" * 128, "é" * 2000, action="A" * 128, near=True)
     assert one.send_due() is None
