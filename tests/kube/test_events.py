@@ -86,7 +86,7 @@ def test_what_differs_makes_another(admin, service, recorder):
     assert {"first", "second"} == {event["note"] for event in events_about(admin, shop)}
 
 
-def test_kubectl_finds_it_among_the_events_of_the_service(service, recorder):
+def test_kubectl_finds_it_among_the_events_of_the_service(admin, service, recorder):
     """It asks for them by fields of the core API, which shows the same Events."""
     old = service("old")
     one = recorder("node-a")
