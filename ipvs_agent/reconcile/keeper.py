@@ -22,6 +22,7 @@ from ipvs_agent.reconcile.claims import FOREIGN, LINGERING, Claims, Key
 from ipvs_agent.reconcile.executor import Failure, WaitingError, execute, key_of
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.timers import AuditDue, DrainCheck, Retry, Timers
+from ipvs_agent.reconcile.unserved import Unserved
 
 _FIRST_RETRY = 0.1
 _SLOWEST_RETRY = 30.0
@@ -31,7 +32,13 @@ class Keeper:
     """Brings the kernel's objects to where the claims want them; used by the reconciler's thread alone."""
 
     def __init__(
-        self, kernel: Kernel, timers: Timers, report: Report, clock: Callable[[], float], seed: str
+        self,
+        kernel: Kernel,
+        timers: Timers,
+        report: Report,
+        unserved: Unserved,
+        clock: Callable[[], float],
+        seed: str,
     ) -> None:
         self.claims = Claims()
         self.achieved = Achieved()
@@ -43,6 +50,7 @@ class Keeper:
         self._kernel = kernel
         self._timers = timers
         self._report = report
+        self._unserved = unserved
         self._clock = clock
         self._random = random.Random(seed)  # noqa: S311 - spreads retries, guards nothing
         self._failing: dict[Key, tuple[int, float]] = {}
@@ -67,6 +75,7 @@ class Keeper:
         is_yielding: also remove, though not all sources have been listed; for what was said of a virtual
         server before it turned out to be somebody else's.
         """
+        self._note_contests(keys, services)
         if not keys:
             return
         started = self._clock()
@@ -120,6 +129,15 @@ class Keeper:
             else:
                 self.capacities[ip_set.name] = ip_set.capacity
                 self._report.grown(ip_set)
+
+    def _note_contests(self, keys: Iterable[Key], services: Iterable[ObjectName]) -> None:
+        """Have it said who asks for what another has: these Services, and those that wait for these keys."""
+        names = dict.fromkeys(services)
+        for key in keys:
+            if isinstance(key, VirtualServerKey):
+                names.update(dict.fromkeys(self.claims.claimants(key)))
+        for name in names:
+            self._unserved.contested(name, self.claims.contests(name))
 
     def _difference(self, key: Key) -> Iterable[Operation]:
         if isinstance(key, VirtualServerKey):
@@ -177,8 +195,6 @@ class Keeper:
         """Leave a virtual server to whoever made it, and take back what was said of it in the sets."""
         self._foreign.add(key)
         self.bring(self.claims.claim_for_nobody(key, FOREIGN, None), is_yielding=True)
-        for name in self.claims.claimants(key):
-            self._report.contests(name, self.claims.contests(name))
 
     # --- Drains ---------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 
 from ipvs_agent.addresses import Address
-from ipvs_agent.model import HealthCheck, ObjectName
+from ipvs_agent.model import HealthCheck, ObjectName, Service
 
 
 class HealthBoard(Protocol):
@@ -20,6 +20,23 @@ class HealthBoard(Protocol):
         """Have these addresses answer; None: all that the node has."""
 
 
+class Events(Protocol):
+    """Where users of a Service learn what is not served."""
+
+    def warn(self, service: Service, reason: str, note: str, *, near: bool) -> None:
+        """Have a Warning sent; near: whether the Service has an endpoint on this node."""
+
+
+class Notes(Protocol):
+    """What people find on this node beside the status."""
+
+    def replace(self, service: ObjectName, lines: tuple[str, ...]) -> None:
+        """Have lines noted for a Service in place of those before."""
+
+    def flush(self) -> None:
+        """Make what was noted readable."""
+
+
 class _NoHealthBoard:
     def publish(self, service: ObjectName, check: HealthCheck | None) -> None:
         pass
@@ -28,7 +45,22 @@ class _NoHealthBoard:
         pass
 
 
+class _NoEvents:
+    def warn(self, service: Service, reason: str, note: str, *, near: bool) -> None:
+        pass
+
+
+class _NoNotes:
+    def replace(self, service: ObjectName, lines: tuple[str, ...]) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+
 class Outlets(msgspec.Struct, frozen=True):
     """All of them; by default nobody is told."""
 
     health: HealthBoard = _NoHealthBoard()
+    events: Events = _NoEvents()
+    notes: Notes = _NoNotes()

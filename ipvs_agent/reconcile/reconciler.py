@@ -17,14 +17,15 @@ from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import (
     EndpointSlice,
-    HealthCheck,
     ObjectName,
+    Service,
     ServicePlan,
     Skipped,
     VirtualServerKey,
 )
 from ipvs_agent.reconcile import audit, foundation
 from ipvs_agent.reconcile.foundation import Ground, Needs
+from ipvs_agent.reconcile.health import Health
 from ipvs_agent.reconcile.keeper import Keeper
 from ipvs_agent.reconcile.marks import Marks
 from ipvs_agent.reconcile.messages import (
@@ -37,21 +38,18 @@ from ipvs_agent.reconcile.messages import (
     SliceRead,
     Stop,
 )
+from ipvs_agent.reconcile.older_flows import OlderFlows
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.settings import Settings, is_touched, needs_now, node_view
 from ipvs_agent.reconcile.timers import AuditDue, DrainCheck, FlowsDue, Retry, Task, Timers
+from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.worker import Worker
 from ipvs_agent.sources.changes import Change, Kind, Listed, Trouble
 from ipvs_agent.sources.store import Store
 
 _ROUND = 500
 """Services that one round compiles; what comes meanwhile waits for no more than that."""
-_HEALTHY_PERIODS = 2
-"""For so many sync periods something may be undone before the agent calls itself unhealthy, as kube-proxy."""
-_FLOWS_DELAY = 0.2
-"""Seconds for which new virtual servers are collected before the table of flows is walked for all of them."""
-
 
 _NOBODY = Outlets()
 
@@ -79,10 +77,14 @@ class Reconciler:
         self._store = Store(settings.node_name)
         self._timers = Timers()
         self._report = Report()
-        self._keeper = Keeper(kernel, self._timers, self._report, clock, seed=settings.node_name)
+        self._unserved = Unserved(outlets, self._report, self._service)
+        self._keeper = Keeper(
+            kernel, self._timers, self._report, self._unserved, clock, seed=settings.node_name
+        )
         self._marks = Marks(self._is_in_kernel)
-        self._outlets = outlets
-        self._checks: dict[ObjectName, HealthCheck] = {}
+        self._board = outlets.health
+        self._health = Health(outlets.health, settings.sync_period, clock)
+        self._older_flows = OlderFlows(self._keeper, background, worker, self.tell)
         self._ground: Ground | None = None
         self._laid_needs: Needs | None = None
         self._view: NodeView | None = None
@@ -91,14 +93,11 @@ class Reconciler:
         self._is_auditing = False
         self._audits = 0
         self._failed_audits = 0
-        self._waits_for_flows = False
-        self._behind_since: float | None = clock()
         self._is_stopping = False
 
     def is_healthy(self) -> bool:
         """Tell, in any thread, whether the kernel is as it should be or has not been otherwise for long."""
-        since = self._behind_since
-        return since is None or self._clock() - since < _HEALTHY_PERIODS * self._settings.sync_period
+        return self._health.is_healthy()
 
     def tell(self, message: Message) -> None:
         """Hand something to the loop, from any thread."""
@@ -141,8 +140,10 @@ class Reconciler:
         for task in self._timers.take_due(self._clock()):
             self._run_task(task)
         self._round()
-        self._watch_flows()
-        self._watch_health()
+        self._older_flows.watch(self._timers, self._clock())
+        is_behind = self._view is None or self._keeper.is_failing or bool(self._store.dirty)
+        self._health.note(is_behind=is_behind)
+        self._unserved.flush()
 
     # --- What comes in --------------------------------------------------------------------------------------
 
@@ -187,7 +188,7 @@ class Reconciler:
             return
         self._store.apply(change)
         if not isinstance(change, Listed):
-            self._report.changed(change)
+            self._unserved.changed(change)
             if change.kind is Kind.NODE or self._has_moved_api_servers():
                 self._refresh_view()
 
@@ -197,7 +198,7 @@ class Reconciler:
         elif isinstance(task, DrainCheck):
             self._keeper.check_drain(task.key)
         elif isinstance(task, FlowsDue):
-            self._forget_flows()
+            self._older_flows.forget()
         elif task.number in (AuditDue.URGENT, self._audits):
             self._start_audit()
 
@@ -216,8 +217,6 @@ class Reconciler:
         # address of an older one that comes later in the list.
         names = self._store.take_dirty(len(self._store.dirty) if is_first else _ROUND)
         changed = [self._keeper.claims.replace(name, self._plan(name)) for name in names]
-        for name in names:
-            self._report.contests(name, self._keeper.claims.contests(name))
         for start in range(0, len(names), _ROUND):
             now = slice(start, start + _ROUND)
             self._keeper.bring({key: None for keys in changed[now] for key in keys}, names[now])
@@ -239,23 +238,27 @@ class Reconciler:
         if service is None or self._view is None:
             # The slices of a Service that goes follow it within a moment, and are not worth a word.
             orphans = () if self._keeper.claims.has_plan(name) else slices
-            self._report.planned(name, tuple(map(_orphan, orphans)))
+            self._unserved.planned(name, tuple(map(_orphan, orphans)))
             self._marks.release(name)
-            self._publish(name, None)
+            self._health.publish(name, None)
             return None
         plan = compile_service(service, slices, self._view, self._marks.of(service, self._view))
-        self._report.planned(name, plan.skipped)
-        self._publish(name, plan.health)
+        self._unserved.planned(name, plan.skipped)
+        self._health.publish(name, plan.health)
         return plan
 
-    def _publish(self, name: ObjectName, check: HealthCheck | None) -> None:
-        if self._checks.get(name) == check:
-            return
-        self._outlets.health.publish(name, check)
-        if check is not None:
-            self._checks[name] = check
-        else:
-            del self._checks[name]
+    def _service(self, name: ObjectName) -> tuple[Service, bool] | None:
+        """Return a Service, and whether it has an endpoint on this node."""
+        service = self._store.services.get(name)
+        if service is None:
+            return None
+        behind = (
+            endpoint
+            for one in self._store.slices(name)
+            for endpoints in one.endpoints.values()
+            for endpoint in endpoints
+        )
+        return service, any(endpoint.node == self._settings.node_name for endpoint in behind)
 
     def _is_in_kernel(self, key: VirtualServerKey) -> bool:
         return key in self._keeper.achieved.virtual_servers
@@ -279,7 +282,7 @@ class Reconciler:
             self._store.dirty.update(dict.fromkeys(service.name for service in touched))
         self._view = view
         chosen = view.node_port_addresses if self._settings.chooses_node_ports else None
-        self._outlets.health.listen_on(chosen)
+        self._board.listen_on(chosen)
 
     def _needs(self) -> Needs | None:
         return needs_now(self._settings, self._store.node)
@@ -299,33 +302,6 @@ class Reconciler:
             self.tell(AuditFailed(error))
         else:
             self.tell(AddressesRead(addresses))
-
-    # --- What lies beside plans -----------------------------------------------------------------------------
-
-    def _watch_flows(self) -> None:
-        if self._keeper.may_have_older_flows and not self._waits_for_flows:
-            self._waits_for_flows = True
-            self._timers.add(self._clock() + _FLOWS_DELAY, FlowsDue())
-
-    def _forget_flows(self) -> None:
-        """Have flows removed that have never passed the virtual servers which are there for them now."""
-        self._waits_for_flows = False
-        matches = self._keeper.take_older_flows()
-
-        def forget() -> None:
-            try:
-                self.tell(FlowsForgotten(self._background.conntrack.delete(matches)))
-            except KernelError as error:
-                self.tell(FlowsForgotten(0, error))
-
-        self._worker.submit(forget)
-
-    def _watch_health(self) -> None:
-        is_behind = self._view is None or self._keeper.is_failing or bool(self._store.dirty)
-        if not is_behind:
-            self._behind_since = None
-        elif self._behind_since is None:
-            self._behind_since = self._clock()
 
     # --- Audit ----------------------------------------------------------------------------------------------
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Collection, Sequence
-from typing import TypeVar
 
 from ipvs_agent.errors import KernelError
 from ipvs_agent.logs import event
-from ipvs_agent.model import IpSet, Node, ObjectName, Skipped, format_endpoint
+from ipvs_agent.model import IpSet, ObjectName
 from ipvs_agent.operations import Operation
-from ipvs_agent.reconcile.claims import FOREIGN, Contest
 from ipvs_agent.reconcile.executor import Failure
 from ipvs_agent.reconcile.foundation import Ground
-from ipvs_agent.sources.changes import Kind, Put, Rejected, Removed, Trouble
+from ipvs_agent.sources.changes import Trouble
 
 logger = logging.getLogger("ipvs_agent")
 
@@ -23,33 +21,11 @@ _NAMED = 3
 
 
 class Report:
-    """Writes log lines, and remembers what was said so that it is not said again."""
+    """Writes log lines."""
 
-    def __init__(self) -> None:
-        self._skipped: dict[tuple[Kind, ObjectName], tuple[Skipped, ...]] = {}
-        self._contests: dict[ObjectName, tuple[Contest, ...]] = {}
-        self._planned: dict[ObjectName, tuple[Skipped, ...]] = {}
-
-    def changed(self, change: Put | Removed | Rejected) -> None:
-        """Say which parts of an object are left out."""
-        if isinstance(change, Put):
-            skipped = () if isinstance(change.object, Node) else change.object.skipped
-            self._say_skipped((change.kind, change.name), skipped)
-        elif isinstance(change, Removed):
-            self._skipped.pop((change.kind, change.name), None)
-        elif change.name is None:
-            logger.warning(event("skipped", object=change.skipped))
-        else:
-            self._say_skipped((change.kind, change.name), (change.skipped,))
-
-    def _say_skipped(self, key: tuple[Kind, ObjectName], skipped: tuple[Skipped, ...]) -> None:
-        for one in skipped:
-            if one not in self._skipped.get(key, ()):
-                logger.warning(event("skipped", object=one))
-        if skipped:
-            self._skipped[key] = skipped
-        else:
-            self._skipped.pop(key, None)
+    def skipped(self, fault: object) -> None:
+        """Say what is asked for and not served."""
+        logger.warning(event("skipped", object=fault))
 
     def trouble(self, trouble: Trouble) -> None:
         """Say that a source cannot be read, or can be again."""
@@ -59,23 +35,6 @@ class Report:
             )
         else:
             logger.info(event("source can be read again", source=trouble.source))
-
-    def planned(self, name: ObjectName, skipped: tuple[Skipped, ...]) -> None:
-        """Say what a Service asks for and cannot get."""
-        for one in skipped:
-            if one not in self._planned.get(name, ()):
-                logger.warning(event("skipped", object=one))
-        _remember(self._planned, name, skipped)
-
-    def contests(self, name: ObjectName, contests: Sequence[Contest]) -> None:
-        """Say which addresses a Service does not get because another has them."""
-        for contest in contests:
-            if contest not in self._contests.get(name, ()):
-                is_foreign = contest.winner == FOREIGN
-                winner = "a virtual server that is not ours" if is_foreign else contest.winner.name
-                address = format_endpoint(contest.key.address, contest.key.port)
-                logger.warning(event("address is taken", service=name, address=address, by=winner))
-        _remember(self._contests, name, tuple(contests))
 
     def applied(
         self,
@@ -164,13 +123,3 @@ class Report:
         """Say that the kernel was not as it had been left."""
         if count:
             logger.warning(event("the kernel was changed by others, repairing", objects=count))
-
-
-Said = TypeVar("Said")
-
-
-def _remember(memory: dict[ObjectName, tuple[Said, ...]], name: ObjectName, said: tuple[Said, ...]) -> None:
-    if said:
-        memory[name] = said
-    else:
-        memory.pop(name, None)

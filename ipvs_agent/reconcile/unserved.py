@@ -1,0 +1,111 @@
+"""What is asked for and not served: said once in the log, to the Service's users, and on this node.
+
+An object may be at fault in itself, a Service may ask for what this node cannot give, and an address may be
+another's. Each of the three is said when it comes and forgotten when it goes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+
+from ipvs_agent.model import ObjectName, Protocol, Service, Skipped, format_endpoint
+from ipvs_agent.reconcile.claims import FOREIGN, Contest
+from ipvs_agent.reconcile.outlets import Outlets
+from ipvs_agent.reconcile.report import Report
+from ipvs_agent.sources.changes import Kind, Put, Rejected, Removed
+
+INVALID = "Invalid"
+"""The reason of an Event: a field says what cannot be served."""
+ADDRESS_TAKEN = "AddressTaken"
+"""The reason of an Event: an older Service, or somebody else on the node, has the address and port."""
+
+_BY_ITSELF, _HERE, _CONTESTS = range(3)
+_NOTHING: tuple[tuple[str, ...], ...] = ((), (), ())
+"""By topic, of the three above."""
+
+
+class Unserved:
+    """Remembers what was said, so that it is not said again.
+
+    service: finds a Service by its name, and tells whether it has an endpoint on this node.
+    """
+
+    def __init__(
+        self, outlets: Outlets, report: Report, service: Callable[[ObjectName], tuple[Service, bool] | None]
+    ) -> None:
+        self._outlets = outlets
+        self._report = report
+        self._service = service
+        self._faults: dict[tuple[Kind, ObjectName], tuple[str, ...]] = {}
+        self._of_services: dict[ObjectName, tuple[tuple[str, ...], ...]] = {}
+
+    def changed(self, change: Put | Removed | Rejected) -> None:
+        """Say which parts of an object are left out."""
+        if change.name is None:
+            self._report.skipped(change.skipped)
+        elif isinstance(change, Put) and isinstance(change.object, Service):
+            self._tell(change.name, _BY_ITSELF, INVALID, _texts(change.object.skipped))
+        elif isinstance(change, Put):
+            self._log_anew(change.kind, change.name, change.object.skipped)
+        elif isinstance(change, Rejected):
+            self._log_anew(change.kind, change.name, [change.skipped])
+        else:
+            self._log_anew(change.kind, change.name, ())
+            if change.kind is Kind.SERVICE:
+                self._tell(change.name, _BY_ITSELF, INVALID, ())
+
+    def planned(self, name: ObjectName, skipped: Iterable[Skipped]) -> None:
+        """Say what a Service asks for and this node cannot give."""
+        self._tell(name, _HERE, INVALID, _texts(skipped))
+
+    def contested(self, name: ObjectName, contests: Iterable[Contest]) -> None:
+        """Say which addresses a Service does not get because another has them."""
+        self._tell(name, _CONTESTS, ADDRESS_TAKEN, tuple(map(_contest, contests)))
+
+    def flush(self) -> None:
+        """Have people on this node see what was said since the last time."""
+        self._outlets.notes.flush()
+
+    def _log_anew(self, kind: Kind, name: ObjectName, skipped: Iterable[Skipped]) -> None:
+        before = self._faults.pop((kind, name), ())
+        lines = tuple(map(str, skipped))
+        for line in lines:
+            if line not in before:
+                self._report.skipped(line)
+        if lines:
+            self._faults[kind, name] = lines
+
+    def _tell(self, name: ObjectName, topic: int, reason: str, texts: tuple[str, ...]) -> None:
+        said = self._of_services.get(name, _NOTHING)
+        if said[topic] == texts:
+            return
+        for text in texts:
+            if text not in said[topic]:
+                self._report.skipped(f"Service {name}: {text}")
+                self._tell_users(name, reason, text)
+        said = (*said[:topic], texts, *said[topic + 1 :])
+        if said == _NOTHING:
+            del self._of_services[name]
+        else:
+            self._of_services[name] = said
+        self._outlets.notes.replace(name, tuple(itertools.chain.from_iterable(said)))
+
+    def _tell_users(self, name: ObjectName, reason: str, text: str) -> None:
+        found = self._service(name)
+        if found is None:
+            return
+        service, is_near = found
+        self._outlets.events.warn(service, reason, text, near=is_near)
+
+
+def _texts(skipped: Iterable[Skipped]) -> tuple[str, ...]:
+    return tuple([f"{one.field}: {one.reason}" for one in skipped])
+
+
+def _contest(contest: Contest) -> str:
+    key, winner = contest.key, contest.winner
+    dialled = f"{format_endpoint(key.address, key.port)}/{Protocol(key.protocol).name}"
+    return (
+        f"{dialled} is taken by {'a virtual server that is not ours' if winner == FOREIGN else winner.name}"
+    )

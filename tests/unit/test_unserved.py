@@ -1,0 +1,104 @@
+"""What is asked for and not served: said once, to the log, to users and on the node."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ipvs_agent.model import ObjectName, Skipped, VirtualServer
+from ipvs_agent.operations import AddVirtualServer, DeleteVirtualServer
+from ipvs_agent.reconcile.outlets import Outlets
+from ipvs_agent.testing.builders import endpoint, endpoint_slice, key, port, service
+from tests.unit.test_reconciler import Bench
+
+EXTERNAL = "198.51.100.7"
+HERE, THERE = endpoint("10.244.1.11", node="node-a"), endpoint("10.244.2.13", node="node-b")
+YOUNGER = ObjectName("shop", "younger")
+
+
+class Users:
+    """Events that were sent, and notes as they stand."""
+
+    def __init__(self):
+        self.events = []
+        self.notes = {}
+        self.flushed = {}
+
+    def warn(self, service, reason, note, *, near):
+        self.events.append((str(service.name), reason, note, near))
+
+    def replace(self, service, lines):
+        self.notes[service] = lines
+
+    def flush(self):
+        self.flushed = {name: lines for name, lines in self.notes.items() if lines}
+
+
+def contested(*endpoints):
+    """An older and a younger Service that ask for one external address and port."""
+    users = Users()
+    bench = Bench(outlets=Outlets(events=users, notes=users))
+    older = service("shop/older", port(external_ips=[EXTERNAL]))
+    younger = service(
+        "shop/younger", port("10.96.0.81", external_ips=[EXTERNAL]), created="2026-02-01T00:00:00Z"
+    )
+    bench.put(younger, older, endpoint_slice("shop/younger", endpoints=endpoints)).list_all()
+    return users, bench, older
+
+
+def test_the_younger_service_is_told_of_the_older_one_and_takes_over_when_that_goes():
+    users, bench, older = contested(THERE)
+    text = f"{EXTERNAL}:80/TCP is taken by shop/older"
+
+    assert [("shop/younger", "AddressTaken", text, False)] == users.events
+    assert {YOUNGER: (text,)} == users.flushed
+    assert {} == bench.tables()[f"-t {EXTERNAL}:80"]
+    bench.remove(older)
+
+    assert {} == users.flushed
+    assert {"10.244.2.13:8080": 1} == bench.tables()[f"-t {EXTERNAL}:80"]
+    assert 1 == len(users.events)
+
+
+def test_a_node_with_an_endpoint_of_the_service_is_near():
+    users, _, _ = contested(HERE)
+
+    assert [True] == [near for *_, near in users.events]
+
+
+def test_what_was_said_is_not_said_again(caplog):
+    _, bench, _ = contested(THERE)
+    bench.put(endpoint_slice("shop/younger", endpoints=[HERE, THERE])).pass_time(65)
+
+    assert 1 == caplog.text.count("is taken by")
+
+
+def test_a_virtual_server_that_is_not_ours_wins_until_it_goes():
+    users = Users()
+    bench = Bench(outlets=Outlets(events=users, notes=users))
+    foreign = VirtualServer(key(f"{EXTERNAL}:80"), "wlc")
+    bench.kernel.ipvs.apply([AddVirtualServer(foreign)])
+    bench.put(service("shop/web", port(external_ips=[EXTERNAL]))).list_all()
+
+    text = f"{EXTERNAL}:80/TCP is taken by a virtual server that is not ours"
+    assert [("shop/web", "AddressTaken", text, False)] == users.events
+    bench.kernel.ipvs.apply([DeleteVirtualServer(foreign.key)])
+    bench.pass_time(31)
+
+    assert {} == users.flushed
+
+
+def test_a_field_at_fault_is_an_event_for_a_service_and_a_log_line_for_a_slice(caplog):
+    users = Users()
+    bench = Bench(outlets=Outlets(events=users, notes=users))
+    fault = Skipped("Service shop/web", "spec.externalIPs[0]", "127.0.0.1 is a loopback address")
+    of_slice = Skipped("EndpointSlice shop/web-1", "endpoints[0]", "is nothing")
+    web = service("shop/web", skipped=(fault,))
+    bench.put(web, msgspec.structs.replace(endpoint_slice(), skipped=(of_slice,))).list_all()
+
+    text = "spec.externalIPs[0]: 127.0.0.1 is a loopback address"
+    assert [("shop/web", "Invalid", text, False)] == users.events
+    assert {ObjectName("shop", "web"): (text,)} == users.flushed
+    assert "EndpointSlice shop/web-1: endpoints[0]: is nothing" in caplog.text
+    bench.remove(web)
+
+    assert {} == users.flushed
