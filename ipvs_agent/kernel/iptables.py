@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,8 @@ from ipvs_agent.errors import CommandFailed, MissingModule
 from ipvs_agent.kernel.api import Rules
 from ipvs_agent.kernel.modules import NodeModules
 
-_FLAVOURS = ("-nft", "-legacy")
+_LEGACY = "-legacy"
+_FLAVOURS = ("-nft", _LEGACY)
 _UNNAMED = ""  # what a node has that has only one
 _OURS = ":IPVS-AGENT-"
 _HINTS = (":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY ")
@@ -38,11 +40,6 @@ _PLAIN_PROBE = _PROBE.format(_PROBE_CHAIN, "")
 # Known since iptables 1.6.2; every kernel since 3.13 has it.
 _RANDOM_FULLY_PROBE = _PROBE.format(_PROBE_CHAIN, f"-A {_PROBE_CHAIN} -j MASQUERADE --random-fully\n")
 
-# The legacy tools and the kernel would start a modprobe for each of them.
-_LEGACY_MODULES = {
-    Family.IPV4: ("ip_tables", "iptable_filter", "iptable_nat", "iptable_mangle"),
-    Family.IPV6: ("ip6_tables", "ip6table_filter", "ip6table_nat", "ip6table_mangle"),
-}
 _LEGACY_TABLES = {Family.IPV4: "/proc/net/ip_tables_names", Family.IPV6: "/proc/net/ip6_tables_names"}
 
 
@@ -65,12 +62,12 @@ class _Refused(CommandFailed):
 class NodeIptables:
     """The rules in the network namespace of the calling thread, in the flavour that the node uses."""
 
-    def __init__(self) -> None:
-        self._modules = NodeModules()
+    def __init__(self, modules: NodeModules | None = None) -> None:
+        self._modules = modules or NodeModules()
 
     def save(self, family: Family) -> str:
         """Return the rules of all tables, as iptables-save prints them."""
-        return _run(_command(self._tools.flavour, family, "save"))
+        return _saved(self._tools.flavour, family)
 
     def restore(self, family: Family, text: str, flavour: str | None = None) -> None:
         """Apply iptables-restore input without flushing what it does not name; all of a table or nothing."""
@@ -105,11 +102,13 @@ class NodeIptables:
         for candidate in _candidates():
             refusals = dict(candidate.refusals)
             working: dict[Family, bool] = {}
+            if candidate.flavour == _LEGACY:
+                self._modules.try_to_load(
+                    *(name for family in candidate.saved for name in _legacy_modules(family))
+                )
             for family in candidate.saved:
-                if candidate.flavour == "-legacy":
-                    self._modules.try_to_load(*_LEGACY_MODULES[family])
                 try:
-                    working[family] = _knows_random_fully(candidate.flavour, family)
+                    working[family] = self._knows_random_fully(candidate.flavour, family, working)
                 except _Refused as error:
                     refusals[family] = str(error)
             if working:
@@ -119,6 +118,26 @@ class NodeIptables:
             "no iptables of this node works: it needs the package iptables, and the kernel modules nf_tables"
             f" and nft_compat, or ip_tables and iptable_nat: {'; '.join(refused)}"
         )
+
+    def _knows_random_fully(self, flavour: str, family: Family, others: Mapping[Family, bool]) -> bool:
+        """Tell whether a tool knows --random-fully; _Refused where it does not work at all.
+
+        others: what is known of the flavour's other family.
+        """
+        if family is Family.IPV6 and not _has_ipv6():
+            raise _Refused("this node has no IPv6, or net.ipv6.conf.default.disable_ipv6 is 1")
+        if flavour == _LEGACY and others and self._modules.has(*_legacy_modules(family)):
+            # The same program does the same for both families, and the kernel's part is there.
+            _require(_command(flavour, family, "restore"))
+            return all(others.values())
+        try:
+            _restore(flavour, family, _RANDOM_FULLY_PROBE)
+        except _Refused as error:
+            if "random-fully" not in str(error):
+                raise
+            _restore(flavour, family, _PLAIN_PROBE)
+            return False
+        return True
 
 
 class _Candidate(NamedTuple):
@@ -156,7 +175,7 @@ def _candidate(flavour: str) -> _Candidate:
 
 
 def _saved(flavour: str, family: Family) -> str:
-    if flavour == "-legacy" and not _has_legacy_tables(family):
+    if flavour == _LEGACY and not _has_legacy_tables(family):
         return ""
     return _run(_command(flavour, family, "save"))
 
@@ -169,18 +188,10 @@ def _has_legacy_tables(family: Family) -> bool:
         return False
 
 
-def _knows_random_fully(flavour: str, family: Family) -> bool:
-    """Tell whether a tool knows --random-fully; _Refused where it does not work at all."""
-    if family is Family.IPV6 and not _has_ipv6():
-        raise _Refused("this node has no IPv6, or net.ipv6.conf.default.disable_ipv6 is 1")
-    try:
-        _restore(flavour, family, _RANDOM_FULLY_PROBE)
-    except _Refused as error:
-        if "random-fully" not in str(error):
-            raise
-        _restore(flavour, family, _PLAIN_PROBE)
-        return False
-    return True
+def _legacy_modules(family: Family) -> tuple[str, ...]:
+    """Return what the legacy tools and the kernel would start a modprobe for, one by one."""
+    ip = "ip" if family is Family.IPV4 else "ip6"
+    return (f"{ip}_tables", f"{ip}table_filter", f"{ip}table_nat", f"{ip}table_mangle")
 
 
 def _has_ipv6() -> bool:
@@ -199,6 +210,15 @@ def _restore(flavour: str, family: Family, text: str) -> None:
     _run(_command(flavour, family, "restore"), "--noflush", "-w", _LOCK_SECONDS, text=text)
 
 
+def _require(command: str) -> None:
+    if shutil.which(command) is None:
+        raise _not_in_path(command)
+
+
+def _not_in_path(command: str) -> _Refused:
+    return _Refused(f"{command} is not in PATH: install the package iptables")
+
+
 def _run(command: str, *arguments: str, text: str = "") -> str:
     """Run a tool and return its output; raise CommandFailed with what it said and the line that it named."""
     try:
@@ -212,7 +232,9 @@ def _run(command: str, *arguments: str, text: str = "") -> str:
             check=False,
         )
     except FileNotFoundError as error:
-        raise _Refused(f"{command} is not in PATH: install the package iptables") from error
+        raise _not_in_path(command) from error
+    except OSError as error:
+        raise CommandFailed(f"{command} cannot be started: {error.strerror}", error.errno or 0) from error
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(f"{command} did not end within {_TIMEOUT_SECONDS} s and was killed") from error
     if done.returncode:

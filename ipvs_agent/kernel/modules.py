@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ipvs_agent.errors import InvalidRequest, MissingModule
+from ipvs_agent.errors import CommandFailed, InvalidRequest, KernelError, MissingModule
 
 _TIMEOUT_SECONDS = 60
 _NAME = re.compile(r"\w[\w-]*", re.ASCII)
@@ -55,10 +55,14 @@ class NodeModules:
                 if not self._is_there(name) and (done := self._modprobe([name])).returncode:
                     raise self._missing(name, " ".join(done.stderr.split()))
 
+    def has(self, *names: str) -> bool:
+        """Tell whether all of some modules are loaded or built in."""
+        return all(map(self._is_there, names))
+
     def try_to_load(self, *names: str) -> None:
         """Load what the kernel has of some modules, without a word where it has not."""
         if absent := self._absent(names):
-            with contextlib.suppress(MissingModule):
+            with contextlib.suppress(KernelError):
                 self._modprobe(absent)
 
     def _absent(self, names: Sequence[str]) -> list[str]:
@@ -80,6 +84,8 @@ class NodeModules:
             )
         except FileNotFoundError as error:
             raise self._missing(names[0], "modprobe is not in PATH: install the package kmod") from error
+        except OSError as error:
+            raise CommandFailed(f"modprobe cannot be started: {error.strerror}", error.errno or 0) from error
         except subprocess.TimeoutExpired as error:
             raise self._missing(names[0], f"modprobe did not end within {_TIMEOUT_SECONDS} s") from error
 

@@ -23,15 +23,19 @@ class NodeKernel:
         self.vips = self._adapters.enter_context(contextlib.closing(NetlinkVips()))
         self.node_addresses = self._adapters.enter_context(contextlib.closing(NetlinkNodeAddresses()))
         self.ipsets = self._adapters.enter_context(contextlib.closing(NetlinkIpSets()))
-        self.iptables = NodeIptables()
-        self.conntrack = self._adapters.enter_context(contextlib.closing(NetlinkConntrack()))
         self.sysctls = ProcSysctls()
         self.modules = NodeModules()
+        self.iptables = NodeIptables(self.modules)
 
     @functools.cached_property
     def ipvs(self) -> NetlinkIpvs:
         """Return virtual servers and real servers; MissingModule where the kernel has no IPVS."""
         return self._adapters.enter_context(contextlib.closing(NetlinkIpvs()))
+
+    @functools.cached_property
+    def conntrack(self) -> NetlinkConntrack:
+        """Return the connection tracking table, which is rarely asked."""
+        return self._adapters.enter_context(contextlib.closing(NetlinkConntrack()))
 
     def close(self) -> None:
         """Close the netlink sockets."""

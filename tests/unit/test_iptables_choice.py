@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from ipvs_agent import errors
 from ipvs_agent.addresses import Family
 from ipvs_agent.kernel import iptables
 from ipvs_agent.kernel.iptables import NodeIptables
+from ipvs_agent.kernel.modules import NodeModules
 
 BOTH = frozenset(Family)
 RULE = "-A INPUT -j DROP\n"
@@ -40,6 +44,12 @@ class Node:
         path = self.folder / name
         path.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{text}")
         path.chmod(0o755)
+
+    def modules(self, *names):
+        """Return the modules of a kernel that has just these."""
+        for name in names:
+            (self.folder / "module" / name).mkdir(parents=True)
+        return NodeModules(self.folder / "module", self.folder)
 
     def used(self):
         """Return the flavour whose rules are saved."""
@@ -189,6 +199,53 @@ def test_without_ipv6_in_the_kernel_ip6tables_is_not_tried(node, monkeypatch):
     assert {Family.IPV4} == tables.families()
     assert "this node has no IPv6" in tables.refusals()[Family.IPV6]
     assert [f"iptables-nft-restore --noflush -w {iptables._LOCK_SECONDS}"] == node.calls()
+
+
+LEGACY6 = ("ip6_tables", "ip6table_filter", "ip6table_nat", "ip6table_mangle")
+
+
+@pytest.mark.parametrize(
+    ("expected", "modules", "behaviour"),
+    [
+        pytest.param(["iptables"], LEGACY6, {}, id="the kernel has what it needs"),
+        pytest.param(["iptables", "ip6tables"], LEGACY6[1:], {}, id="the kernel lacks something"),
+        pytest.param(
+            ["iptables", "ip6tables"], LEGACY6, {"works": {Family.IPV6}}, id="the other does not work"
+        ),
+    ],
+)
+def test_legacy_ip6tables_is_tried_only_where_iptables_does_not_tell(node, expected, modules, behaviour):
+    node.install("-legacy", **behaviour)
+
+    assert Family.IPV6 in NodeIptables(node.modules(*modules)).families()
+    assert expected == [call.partition("-")[0] for call in node.calls()]
+
+
+def test_legacy_ip6tables_that_is_not_there_is_not_taken_to_work(node, monkeypatch):
+    monkeypatch.setattr(iptables, "_has_legacy_tables", lambda family: False)
+    node.install("-legacy", families={Family.IPV4})
+    tables = NodeIptables(node.modules(*LEGACY6))
+
+    assert {Family.IPV4} == tables.families()
+    assert "ip6tables-legacy-restore is not in PATH" in tables.refusals()[Family.IPV6]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.EMFILE, errno.ENOMEM])
+def test_a_tool_that_cannot_be_started_now(node, monkeypatch, number):
+    """It neither ends the agent nor counts as one that does not work."""
+    node.install("-nft")
+    tables = NodeIptables()
+
+    def refuse(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(subprocess, "Popen", refuse)
+        with pytest.raises(errors.CommandFailed, match=f"cannot be started: {os.strerror(number)}") as raised:
+            tables.families()
+
+    assert number == raised.value.number
+    assert BOTH == tables.families()
 
 
 def test_it_is_found_out_once(node):
