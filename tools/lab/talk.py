@@ -62,12 +62,17 @@ def open_socket(namespace: str, protocol: str, address: str) -> socket.socket:
 
 
 def connect(
-    namespace: str, protocol: str, address: str, port: int, *, timeout: float = _TIMEOUT
+    namespace: str, protocol: str, address: str, port: int, *, timeout: float = _TIMEOUT, source: str = ""
 ) -> socket.socket:
-    """Return a connected socket. Raises ConnectionRefusedError, TimeoutError and their kin."""
+    """Return a connected socket. Raises ConnectionRefusedError, TimeoutError and their kin.
+
+    source: the client's address; empty: as the kernel chooses.
+    """
     sock = open_socket(namespace, protocol, address)
     try:
         sock.settimeout(timeout)
+        if source:
+            sock.bind((source, 0))
         sock.connect((address, port))
     except BaseException:
         sock.close()
@@ -85,9 +90,11 @@ def ask_on(sock: socket.socket) -> Answer:
     return Answer(name, source)
 
 
-def ask(namespace: str, protocol: str, address: str, port: int, *, timeout: float = _TIMEOUT) -> Answer:
+def ask(
+    namespace: str, protocol: str, address: str, port: int, *, timeout: float = _TIMEOUT, source: str = ""
+) -> Answer:
     """Connect, ask once and close."""
-    with connect(namespace, protocol, address, port, timeout=timeout) as sock:
+    with connect(namespace, protocol, address, port, timeout=timeout, source=source) as sock:
         return ask_on(sock)
 
 
