@@ -36,7 +36,9 @@ class Purpose:
     ALLOWED = "ALLOWED"
     """Clients in the range may dial the restricted address."""
     VIPS = "VIPS"
-    """The address is a VIP: what is not in SERVICES is refused there."""
+    """The address is a VIP: what is in neither SERVICES nor OTHERS is refused there."""
+    OTHERS = "OTHERS"
+    """A virtual server that is not ours is there."""
     HAIRPIN = "HAIRPIN"
     """An endpoint that may be its own client: such flows are masqueraded."""
 
@@ -50,6 +52,7 @@ _TYPES = {
     Purpose.RESTRICTED: SetType.HASH_IP_PORT,
     Purpose.ALLOWED: SetType.HASH_IP_PORT_NET,
     Purpose.VIPS: SetType.HASH_IP,
+    Purpose.OTHERS: SetType.HASH_IP_PORT,
     Purpose.HAIRPIN: SetType.HASH_IP_PORT_IP,
 }
 

@@ -163,6 +163,7 @@ def _filter(family: Family) -> Rules:
             # What is established goes on: to an endpoint that drains, on this node.
             f"{_to(Purpose.NOLOCAL, family)} {_IS_NOT_SPLIT} {_IS_NEW} -j DROP",
             f"{services} -j RETURN",
+            f"{_to(Purpose.OTHERS, family)} -j RETURN",
             f"{_TO_HEALTH} -j RETURN",
             f"-p tcp {vips} {_IS_NEW} -j REJECT --reject-with tcp-reset",
             f"{vips} {_IS_NEW} -j REJECT --reject-with {unreachable}",

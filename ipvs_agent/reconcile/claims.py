@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from ipvs_agent.addresses import Address
+from ipvs_agent.desired import sets
+from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.model import Frontend, ObjectName, Owner, ServicePlan, SetMember, VirtualServerKey
 
 Key = VirtualServerKey | Address | SetMember
@@ -128,29 +130,29 @@ class Claims:
         claims: tuple[tuple[Owner, Frontend | None], ...],
         changed: dict[Key, None],
     ) -> None:
-        before = self.frontend(key)
+        before, had = self.frontend(key), self._belongings(key)
         if claims:
             self._frontends[key] = claims
         else:
             del self._frontends[key]
-        after = self.frontend(key)
-        if before != after:
+        if before != self.frontend(key):
             changed[key] = None
         # What comes is counted before what goes, so that what stays is never reported as gone.
-        if after is not None:
-            self._holders.add(_belongings(after), changed)
-        if before is not None:
-            self._holders.remove(_belongings(before), changed)
+        self._holders.add(self._belongings(key), changed)
+        self._holders.remove(had, changed)
+
+    def _belongings(self, key: VirtualServerKey) -> tuple[Address | SetMember, ...]:
+        """Return the VIP and the set members that a virtual server has with it."""
+        if self.owner(key) == FOREIGN and not key.mark:
+            return (sets.port_member(Purpose.OTHERS, key),)
+        frontend = self.frontend(key)
+        if frontend is None:
+            return ()
+        return (*frontend.members, key.address) if frontend.bound else frontend.members
 
 
 def _by_owner(claim: tuple[Owner, Frontend | None]) -> Owner:
     return claim[0]
-
-
-def _belongings(frontend: Frontend) -> tuple[Address | SetMember, ...]:
-    if frontend.bound:
-        return (*frontend.members, frontend.virtual_server.key.address)
-    return frontend.members
 
 
 class _Holders:
