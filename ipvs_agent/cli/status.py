@@ -12,7 +12,8 @@ from ipvs_agent.errors import ConfigError, MissingModule, NotFound
 from ipvs_agent.kernel.api import Ipvs
 from ipvs_agent.kernel.ipvs import NetlinkIpvs
 from ipvs_agent.model import Protocol, VirtualServerKey, address_key, mark_key
-from ipvs_agent.status import RENDERERS
+from ipvs_agent.serve import notes as notes_file
+from ipvs_agent.status import RENDERERS, notes
 from ipvs_agent.status.listing import Listing
 from ipvs_agent.status.order import sort_entries, sort_real_servers
 
@@ -49,6 +50,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="only this firewall mark",
     )
     parser.add_argument("-6", "--ipv6", action="store_true", help="with -f: the IPv6 one of this mark")
+    parser.add_argument(
+        "-o",
+        "--output",
+        choices=("wide",),
+        help="wide: then the Services that the agent here does not serve as they ask",
+    )
     parser.set_defaults(handler=run)
 
 
@@ -56,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the listing and return the exit status; 1 where the wanted virtual server is not there."""
     if arguments.ipv6 and not arguments.mark:
         raise ConfigError("-6 goes with -f MARK; an address says its family itself")
+    if arguments.output and (arguments.key or arguments.mark):
+        raise ConfigError("-o wide is for the whole table, not for one virtual server")
     key = arguments.key
     if arguments.mark:
         key = mark_key(Family.IPV6 if arguments.ipv6 else Family.IPV4, arguments.mark)
@@ -69,7 +78,17 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"ipvs-agent: {error}", file=sys.stderr)
         return 2
     sys.stdout.write(RENDERERS["default"](listing))
+    if arguments.output == "wide":
+        sys.stdout.write(_notes())
     return 0
+
+
+def _notes() -> str:
+    try:
+        return notes.render(notes_file.read(notes_file.PATH))
+    except notes_file.NotesError as error:
+        print(f"ipvs-agent: no notes of the agent: {error}", file=sys.stderr)
+        return ""
 
 
 def _all(ipvs: Ipvs) -> Listing:

@@ -31,6 +31,8 @@ MOST_WAITING = 1000
 PATIENCE = 600.0
 """Seconds for which an Event is tried."""
 
+PATH = "/apis/events.k8s.io/v1/namespaces/{}/events"
+
 _REPORTER = "ipvs-agent"
 _FIRST_RETRY, _LAST_RETRY = 1.0, 60.0
 _SILENCE = 30.0
@@ -128,7 +130,7 @@ class Recorder:
         note = _cut(note)
         namespace = regarding.namespace or "default"
         name = event_name(regarding, reason, note)
-        path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+        path = PATH.format(namespace)
         now = self._clock()
         with self._lock:
             if f"{path}/{name}" in self._names:

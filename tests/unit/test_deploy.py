@@ -13,6 +13,7 @@ import yaml
 
 from ipvs_agent.cli import run
 from ipvs_agent.config import read_kube_proxy_configuration
+from ipvs_agent.serve import events, notes
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +80,22 @@ def test_every_volume_is_mounted_and_every_mount_has_its_volume():
     mounts = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
 
     assert {volume["name"] for volume in pod["volumes"]} == mounts
+
+
+def test_the_notes_have_a_folder_that_can_be_written():
+    container = one("DaemonSet")["spec"]["template"]["spec"]["containers"][0]
+    folders = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+
+    assert str(notes.PATH.parent) in folders
+
+
+def test_the_agent_may_make_events_and_nothing_else():
+    changes = [
+        rule for rule in one("ClusterRole")["rules"] if not {"list", "watch"}.issuperset(rule["verbs"])
+    ]
+
+    assert [{"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}] == changes
+    assert "events.k8s.io" in events.PATH
 
 
 def test_the_agent_takes_the_arguments_of_the_pods():

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from ipvs_agent import cli
 from ipvs_agent.addresses import Family, parse_address
 from ipvs_agent.cli import status
 from ipvs_agent.errors import MissingModule, PermissionDenied
-from ipvs_agent.model import Protocol, RealServer, VirtualServer, address_key, mark_key
+from ipvs_agent.model import ObjectName, Protocol, RealServer, VirtualServer, address_key, mark_key
 from ipvs_agent.operations import AddRealServer, AddVirtualServer
+from ipvs_agent.serve import notes
 from ipvs_agent.testing.fake_ipvs import FakeIpvs
 
 WEB = address_key(Protocol.TCP, parse_address("10.96.0.1"), 80)
@@ -60,6 +63,49 @@ FWM  77 IPv6 rr
     assert ipvs.closed
 
 
+class TestWide:
+    TAKEN = "192.0.2.1:80/TCP is taken by default/older"
+
+    @pytest.fixture
+    def agent(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(notes, "PATH", tmp_path / "notes.json")
+        warnings = []
+        with contextlib.closing(notes.Notes(notes.PATH, warnings.append)) as agent:
+            yield agent
+        assert [] == warnings
+
+    @pytest.mark.parametrize("words", [["-o", "wide"], ["-Ln", "--output", "wide"]])
+    def test_the_listing_and_then_what_is_not_served_as_asked(self, ipvs, agent, capsys, words):
+        agent.replace(ObjectName("default", "web"), (self.TAKEN, "second"))
+        agent.replace(ObjectName("a", "b"), ("third",))
+        agent.flush()
+        listing = out_of(capsys)
+
+        assert (
+            f"{listing}\nNot served as asked:\na/b: third\ndefault/web: {self.TAKEN}\ndefault/web: second\n"
+            == out_of(capsys, *words)
+        )
+        assert listing == out_of(capsys)
+
+    def test_where_all_is_served_there_is_no_section(self, ipvs, agent, capsys):
+        agent.flush()
+
+        assert out_of(capsys) == out_of(capsys, "-o", "wide")
+
+    def test_without_an_agent_the_listing_is_whole_and_the_reason_told(self, ipvs, agent, capsys):
+        listing = out_of(capsys)
+
+        assert cli.main(["status", "-o", "wide"]) == 0
+        message = f"ipvs-agent: no notes of the agent: {notes.PATH}: No such file or directory\n"
+        assert (listing, message) == capsys.readouterr()
+
+    @pytest.mark.parametrize("words", [["-t", "10.96.0.1:80"], ["-f", "77", "-6"]])
+    def test_it_is_for_the_whole_table(self, capsys, words):
+        assert cli.main(["status", "-o", "wide", *words]) == 2
+
+        assert "-o wide is for the whole table" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -109,6 +155,8 @@ def test_why_the_kernel_cannot_be_read(monkeypatch, capsys, error, code, message
         pytest.param(["-t", "example:80"], "'example' is not an IP address", id="a name"),
         pytest.param(["-f", "0"], "'0' is not a firewall mark", id="mark 0"),
         pytest.param(["-t", "10.96.0.1:80", "-u", "10.96.0.1:80"], "not allowed with", id="two at once"),
+        pytest.param(["-o", "narrow"], "invalid choice: 'narrow'", id="a format that is not there"),
+        pytest.param(["-o"], "expected one argument", id="no format"),
         pytest.param(["--stats"], "unrecognized arguments: --stats", id="a listing that is not there"),
     ],
 )

@@ -1,0 +1,135 @@
+"""The file by which the agent tells `ipvs-agent status` what it does not serve as asked.
+
+The agent holds a lock on the file for as long as it runs. The kernel lets go of it however the agent ends, so
+a file without a lock is what an earlier agent has left. (A process number would not do: the agent has another
+one inside of its container.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from ipvs_agent.errors import AgentError
+from ipvs_agent.model import ObjectName
+from ipvs_agent.status import notes
+
+PATH = Path("/run/ipvs-agent/notes.json")
+
+_LARGEST = 1 << 26
+_ATTEMPTS = 5
+
+
+class NotesError(AgentError):
+    """There are no notes to be read, or not of an agent that runs."""
+
+
+class Notes:
+    """Writes the notes; for one thread.
+
+    warn: takes a line for people when the file cannot be written, once until it can be again.
+    """
+
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+        self._path = path
+        self._warn = warn
+        self._lines: dict[ObjectName, tuple[str, ...]] = {}
+        self._is_written = False
+        self._is_failure_told = False
+        self._held = -1
+        """The descriptor that holds the lock on the file."""
+
+    def replace(self, service: ObjectName, lines: tuple[str, ...]) -> None:
+        """Note these lines about a Service instead of those before; none: it is served as it asks."""
+        if lines == self._lines.get(service, ()):
+            return
+        self._is_written = False
+        if lines:
+            self._lines[service] = lines
+        else:
+            del self._lines[service]
+
+    def flush(self) -> None:
+        """Write the file where something changed, or it could not be written before."""
+        if self._is_written:
+            return
+        try:
+            self._write(notes.encode(self._lines))
+        except OSError as error:
+            if not self._is_failure_told:
+                self._warn(f"notes for `status` cannot be written: {error}")
+            self._is_failure_told = True
+        else:
+            self._is_written, self._is_failure_told = True, False
+
+    def close(self) -> None:
+        """Let go of the file, whose notes are then no longer true."""
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
+
+    def _write(self, content: bytes) -> None:
+        """Put a new file in the place of the old one, so that no reader sees a part of it."""
+        with contextlib.suppress(FileExistsError):
+            self._path.parent.mkdir()
+        new = self._path.with_name(f".{self._path.name}.new")
+        new.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with contextlib.ExitStack() as stack:
+            descriptor = os.open(new, flags, 0o644)
+            stack.callback(os.close, descriptor)
+            stack.callback(new.unlink)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(content)
+            new.replace(self._path)
+            stack.pop_all()
+        self.close()
+        self._held = descriptor
+
+
+def read(path: Path) -> notes.Notes:
+    """Read the notes of the agent that runs here; NotesError says why there are none."""
+    for _ in range(_ATTEMPTS):
+        try:
+            # A pipe in the file's place must not be waited for.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise NotesError(f"{path}: {error.strerror}") from error
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, descriptor)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise NotesError(f"{path}: is not a regular file")
+            if _is_held(descriptor):
+                with open(descriptor, "rb", closefd=False) as file:
+                    content = file.read(_LARGEST + 1)
+                break
+            if _is_at(descriptor, path):
+                raise NotesError(f"{path}: was left by an agent that has ended")
+            # Replaced between our two looks at it.
+    else:
+        raise NotesError(f"{path}: is replaced faster than it can be read")
+    if len(content) > _LARGEST:
+        raise NotesError(f"{path}: is larger than {_LARGEST >> 20} MiB")
+    try:
+        return notes.decode(content)
+    except ValueError as error:
+        raise NotesError(f"{path}: {error}") from error
+
+
+def _is_held(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
