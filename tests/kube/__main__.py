@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match options.command:
             case "build":
-                for name in build.PACKAGES:
-                    print(build.program(name))
+                for path in (*_programs(), build.program("kube-proxy")):
+                    print(path)
                 return 0
             case "serve":
                 return _serve(options.address, options.port, options.folder)
@@ -78,8 +78,7 @@ def _serve(address: str, port: int, folder: Path) -> int:
 
 
 def _run(rest: Sequence[str]) -> int:
-    for name in ("etcd", "kube-apiserver"):
-        build.program(name)
+    _programs()
     namespace = f"kube-{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="ipvs-agent-kube-") as folder, _namespace(namespace):
         inside = ["ip", "netns", "exec", namespace, sys.executable, "-m", "tests.kube", "serve"]
@@ -89,6 +88,11 @@ def _run(rest: Sequence[str]) -> int:
             names = [f"--env={name}" for name in environment]
             vm = [sys.executable, "-m", "tools.vm", f"--network={namespace}", *names, *rest]
             return subprocess.run(vm, env=os.environ | environment, check=False).returncode
+
+
+def _programs() -> tuple[Path, ...]:
+    """Return what a server needs, built if need be."""
+    return build.etcd(watch_list=True)[0], build.program("kube-apiserver")
 
 
 def _kubeconfigs(folder: Path) -> Mapping[str, Path]:

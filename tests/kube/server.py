@@ -36,11 +36,12 @@ class ApiServer:
     """A server with a database of its own, a random token for each user, and nothing in it but the defaults.
 
     address: where it listens; port: 0 for a free one.
-    watch_list: whether it offers WatchList.
+    watch_list: whether it offers WatchList; if not, because of its etcd where Debian's is old enough for that.
     """
 
     def __init__(self, address: str = "127.0.0.1", port: int = 0, *, watch_list: bool = True) -> None:
-        self._programs = {name: build.program(name) for name in ("etcd", "kube-apiserver")}
+        etcd, self._etcd_offers = build.etcd(watch_list=watch_list)
+        self._programs = {"etcd": etcd, "kube-apiserver": build.program("kube-apiserver")}
         self._watch_list = watch_list
         self._address = address
         self._port = port or _free_port(address)
@@ -155,7 +156,7 @@ class ApiServer:
             "--disable-admission-plugins=ServiceAccount",
             # Without it the server would write its own address into default/kubernetes.
             "--endpoint-reconciler-type=none",
-            f"--feature-gates=WatchList={str(self._watch_list).lower()}",
+            *(["--feature-gates=WatchList=false"] if self._etcd_offers and not self._watch_list else []),
         ]
 
     def _spawn(self, name: str, options: list[str]) -> subprocess.Popen[bytes]:
