@@ -30,8 +30,8 @@ OLDEST_GO = (1, 24)
 """What go.mod of Kubernetes asks for."""
 
 _DEBIAN_ETCD = Path("/usr/bin/etcd")
-_FIRST_WITH_PROGRESS = {(3, 4): 31, (3, 5): 13}
-"""RequestWatchProgress in k8s.io/apiserver; all from 3.6."""
+_FIRST_WITH_PROGRESS = {(3, 4): (3, 4, 31), (3, 5): (3, 5, 13)}
+"""RequestWatchProgress in k8s.io/apiserver; of others all from 3.6."""
 
 _HERE = Path(__file__).parent
 _REPORT_EVERY = 15.0
@@ -69,10 +69,8 @@ def _tells_progress(path: Path) -> bool:
     said = subprocess.run([path, "--version"], check=True, capture_output=True, text=True).stdout
     match = re.search(r"(\d+)\.(\d+)\.(\d+)", said)
     assert match, said
-    major, minor, patch = map(int, match.groups())
-    return patch >= _FIRST_WITH_PROGRESS.get((major, minor), 0) and (major, minor) >= min(
-        _FIRST_WITH_PROGRESS
-    )
+    version = tuple(map(int, match.groups()))
+    return version >= _FIRST_WITH_PROGRESS.get(version[:2], (3, 6))
 
 
 def _build(name: str, path: Path, go: str) -> None:

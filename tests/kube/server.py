@@ -36,7 +36,7 @@ class ApiServer:
     """A server with a database of its own, a random token for each user, and nothing in it but the defaults.
 
     address: where it listens; port: 0 for a free one.
-    watch_list: whether it offers WatchList; if not, because of its etcd where Debian's is old enough for that.
+    watch_list: whether it offers WatchList; where Debian's etcd is too old for it, that is why it does not.
     """
 
     def __init__(self, address: str = "127.0.0.1", port: int = 0, *, watch_list: bool = True) -> None:
