@@ -27,6 +27,8 @@ _MODULES = (
 )
 _NFT = ("nf_tables", "nft_compat")
 _LEGACY = {Family.IPV4: ("ip_tables", "iptable_nat"), Family.IPV6: ("ip6_tables", "ip6table_nat")}
+BACKENDS = ("nf_tables", "ip_tables", "ip6_tables")
+"""The modules without which there are no rules."""
 
 _NAMES = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
 _NAMED = 3

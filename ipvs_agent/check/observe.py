@@ -1,6 +1,8 @@
 """Looking at a node without changing anything: no module is loaded, no setting and no rule is written.
 
-What would have the kernel load a module to answer (IPVS, ipset) is asked only where it is loaded already.
+What would have the kernel load a module to answer (IPVS, ipset, iptables) is asked only where it is there
+already; without it there is nothing to be told. One exception: where only the legacy kind of iptables is in
+use, the tools of the other kind have the kernel load nf_tables to learn that it holds no rules.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +51,7 @@ def observe(kernel: Kernel, config: AgentConfig, files: Files) -> Facts:
         tools=frozenset(tool for tool in findings.TOOLS if shutil.which(tool)),
         settings={name: _setting(kernel, name, files) for name in findings.settings(config)},
         has_ipv6=_read(kernel, _NO_IPV6) == "0",
-        rules=tuple(kernel.iptables.all_rules()),
+        rules=tuple(kernel.iptables.all_rules()) if _has_rules(modules) else (),
         families=frozenset(family_of(address) for held in addresses for address in held),
         link_kind=_link_kind(LINK),
         link_is_ours=kernel.vips.link_is_ours(),
@@ -69,6 +72,10 @@ def _modules(names: tuple[str, ...], files: Files) -> dict[str, ModuleState]:
         return ModuleState.INSTALLED if name in installed else elsewhere
 
     return {name: state(name) for name in names}
+
+
+def _has_rules(modules: Mapping[str, ModuleState]) -> bool:
+    return any(modules[name] is ModuleState.THERE for name in findings.BACKENDS)
 
 
 def _listed(path: Path) -> set[str]:

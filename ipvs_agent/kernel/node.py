@@ -22,7 +22,6 @@ class NodeKernel:
         self._adapters = contextlib.ExitStack()
         self.vips = self._adapters.enter_context(contextlib.closing(NetlinkVips()))
         self.node_addresses = self._adapters.enter_context(contextlib.closing(NetlinkNodeAddresses()))
-        self.ipsets = self._adapters.enter_context(contextlib.closing(NetlinkIpSets()))
         self.sysctls = ProcSysctls()
         self.modules = NodeModules()
         self.iptables = NodeIptables(self.modules)
@@ -31,6 +30,11 @@ class NodeKernel:
     def ipvs(self) -> NetlinkIpvs:
         """Return virtual servers and real servers; MissingModule where the kernel has no IPVS."""
         return self._adapters.enter_context(contextlib.closing(NetlinkIpvs()))
+
+    @functools.cached_property
+    def ipsets(self) -> NetlinkIpSets:
+        """Return the ipsets; the socket has the kernel load nfnetlink, which `check` must not bring about."""
+        return self._adapters.enter_context(contextlib.closing(NetlinkIpSets()))
 
     @functools.cached_property
     def conntrack(self) -> NetlinkConntrack:

@@ -213,6 +213,15 @@ def test_the_families_of_the_node_are_those_of_its_addresses(kernel, files, addr
     assert families == observe.observe(kernel, AgentConfig(), files).families
 
 
+def test_rules_are_asked_for_where_there_can_be_some(kernel, files, monkeypatch):
+    for name in ("nf_tables", "ip_tables"):
+        (files.loaded / name).rmdir()
+    assert observe.observe(kernel, AgentConfig(), files).rules
+
+    (files.loaded / "ip6_tables").rmdir()
+    assert not observe.observe(kernel, AgentConfig(), files).rules
+
+
 def test_the_rules_of_all_flavours_are_looked_at(kernel, files):
     text = "*filter\n-A INPUT -j MARK --set-xmark 0x1/0x1\nCOMMIT\n"
     kernel.iptables.restore(Family.IPV4, text)
