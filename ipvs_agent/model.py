@@ -334,8 +334,8 @@ class Frontend(msgspec.Struct, frozen=True):
     virtual_server: VirtualServer
     real_servers: tuple[RealServer, ...]
     """Shared by all frontends of a Service port that have the same endpoints."""
-    bound: bool
-    """Whether its address is a VIP, to be held by the dummy interface (a node's own address is not)."""
+    vips: tuple[Address, ...]
+    """Its address, where the dummy interface is to hold it (a node's own address is never so held)."""
     members: tuple[SetMember, ...]
     """What the sets must know of it."""
 

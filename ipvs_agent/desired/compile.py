@@ -177,12 +177,13 @@ class _Compiler(NamedTuple):
         members = [sets.port_member(Purpose.SERVICES, key), *of_kind]
         if service.source_ranges and key.address in self.port.load_balancer_ips:
             members += _restriction(service, key, node)
-        bound = key.address not in node.never_bound
-        if bound:
+        vips: tuple[Address, ...] = ()
+        if key.address not in node.never_bound:
+            vips = (key.address,)
             members.append(sets.vip_member(key.family, key.address))
         flags = node.scheduler_flags | (ServiceFlags.PERSISTENT if service.affinity_seconds else 0)
         virtual_server = VirtualServer(key, node.scheduler, flags, service.affinity_seconds)
-        return Frontend(virtual_server, real_servers, bound, tuple(members))
+        return Frontend(virtual_server, real_servers, vips, tuple(members))
 
     def _by_mark(self, mark: int, real_servers: _RealServers) -> Frontend:
         scheduler, flags = self.node.scheduler, self.node.scheduler_flags
@@ -190,7 +191,7 @@ class _Compiler(NamedTuple):
             # A persistent one would not translate ports, so a hash keeps clients at their endpoints.
             scheduler, flags = "sh", ServiceFlags.SCHEDULER_1
         virtual_server = VirtualServer(mark_key(self.port.family, mark), scheduler, flags)
-        return Frontend(virtual_server, real_servers, bound=False, members=())
+        return Frontend(virtual_server, real_servers, vips=(), members=())
 
 
 def _restriction(service: Service, key: VirtualServerKey, node: NodeView) -> Iterator[SetMember]:

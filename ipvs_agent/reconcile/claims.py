@@ -148,7 +148,7 @@ class Claims:
         frontend = self.frontend(key)
         if frontend is None:
             return ()
-        return (*frontend.members, key.address) if frontend.bound else frontend.members
+        return (*frontend.members, *frontend.vips)
 
 
 def _by_owner(claim: tuple[Owner, Frontend | None]) -> Owner:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from ipvs_agent.addresses import family_of
 from ipvs_agent.desired import sets
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.model import Frontend, ObservedRealServer, RealServerKey, VirtualServerKey
@@ -62,11 +63,20 @@ def removals(key: VirtualServerKey, endpoints: Iterable[RealServerKey]) -> list[
 
 
 def lingering(held: Held, achieved: Achieved) -> Frontend:
-    """Return what stays of a virtual server that nobody wants, until its connections have ended."""
+    """Return what stays of a virtual server that nobody wants, until its connections have ended.
+
+    The connections of one by mark come in on the addresses that had the mark.
+    """
     key = held.virtual_server.key
+    if key.mark:
+        marked = {one.address for one in achieved.members if one.mark == key.mark}
+        vips = tuple(sorted(vip for vip in marked & achieved.vips if family_of(vip) == key.family))
+        names = tuple(sets.vip_member(key.family, vip) for vip in vips)
+        return Frontend(held.virtual_server, (), vips, names)
     belongings = [
         sets.port_member(purpose, key) for purpose in (Purpose.SERVICES, Purpose.CLUSTER, Purpose.EXTERNAL)
     ]
     belongings.append(sets.vip_member(key.family, key.address))
     members = tuple(member for member in belongings if member in achieved.members)
-    return Frontend(held.virtual_server, (), key.address in achieved.vips, members)
+    vips = (key.address,) if key.address in achieved.vips else ()
+    return Frontend(held.virtual_server, (), vips, members)

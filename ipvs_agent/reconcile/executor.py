@@ -8,6 +8,7 @@ from typing import cast
 
 import msgspec
 
+from ipvs_agent.addresses import Address
 from ipvs_agent.desired import sets
 from ipvs_agent.errors import AlreadyExists, KernelError, NotFound
 from ipvs_agent.kernel.api import Kernel, Outcomes
@@ -95,18 +96,37 @@ def _obstacle(
     What is ours must be known as ours for as long as it is there, a virtual server must not be open to
     clients that a set is to shut out, and a VIP must not swallow packets that no virtual server takes.
     """
-    if isinstance(operation, DeleteMember):
-        return _what_stands_on(operation.member, achieved)
-    if isinstance(operation, AddVip):
-        if not sets.is_vip(operation.address, achieved.members):
-            return "no set names it as a VIP"
-        return "" if achieved.serves(operation.address) else "it has no virtual server"
-    if isinstance(operation, AddVirtualServer):
-        frontend = wanted(operation.virtual_server.key)
-        missing = [one for one in frontend.members if one not in achieved.members] if frontend else []
-        return f"the set {missing[0].set_name} does not know it yet" if missing else ""
-    if isinstance(operation, AddRealServer | SetRealServer | SetVirtualServer):
-        return "" if key_of(operation) in achieved.virtual_servers else "its virtual server is not there"
+    match operation:
+        case DeleteMember():
+            obstacle = _what_stands_on(operation.member, achieved)
+        case AddVip():
+            obstacle = _what_vip_lacks(operation.address, achieved)
+        case AddVirtualServer():
+            obstacle = _missing_member(wanted(operation.virtual_server.key), achieved)
+        case SetVirtualServer() | AddRealServer() | SetRealServer() if not _is_there(operation, achieved):
+            obstacle = "its virtual server is not there"
+        case AddRealServer() | SetRealServer() if operation.real_server.weight:
+            # One that drains is there without a restriction, and is not opened before it has one again.
+            obstacle = _missing_member(wanted(operation.key), achieved, restricts_only=True)
+        case _:
+            obstacle = ""
+    return obstacle
+
+
+def _is_there(operation: Operation, achieved: Achieved) -> bool:
+    return key_of(operation) in achieved.virtual_servers
+
+
+def _what_vip_lacks(vip: Address, achieved: Achieved) -> str:
+    if not sets.is_vip(vip, achieved.members):
+        return "no set names it as a VIP"
+    return "" if achieved.serves(vip) else "it has no virtual server"
+
+
+def _missing_member(frontend: Frontend | None, achieved: Achieved, *, restricts_only: bool = False) -> str:
+    for member in frontend.members if frontend is not None else ():
+        if member not in achieved.members and (sets.restricts(member) or not restricts_only):
+            return f"the set {member.set_name} does not know it yet"
     return ""
 
 

@@ -52,7 +52,7 @@ def test_a_cluster_ip_has_its_endpoints_and_is_bound():
     plan = compiled(service(), endpoint_slice(endpoints=[A, C]))
 
     assert {"-t 10.96.0.80:80": ["10.244.1.11:8080", "10.244.2.13:8080"]} == tables(plan)
-    assert [True] == [frontend.bound for frontend in plan.frontends]
+    assert [(address("10.96.0.80"),)] == [frontend.vips for frontend in plan.frontends]
     assert {
         "IPVS-AGENT-4-SERVICES 10.96.0.80,tcp:80",
         "IPVS-AGENT-4-CLUSTER 10.96.0.80,tcp:80",
@@ -66,7 +66,7 @@ def test_a_node_port_is_served_on_the_node_and_never_bound():
 
     node_port = plan.frontends[1]
     assert "-t 192.0.2.1:30080" == str(node_port.virtual_server.key)
-    assert not node_port.bound
+    assert () == node_port.vips
     assert {
         "IPVS-AGENT-4-SERVICES 192.0.2.1,tcp:30080",
         "IPVS-AGENT-4-EXTERNAL 192.0.2.1,tcp:30080",
@@ -176,7 +176,7 @@ def test_an_external_address_is_bound_unless_it_is_the_nodes_own():
     plan = compiled(service("shop/web", asked))
 
     assert {"-t 10.96.0.80:80": True, "-t 198.51.100.7:80": True, "-t 192.0.2.1:80": False} == {
-        str(frontend.virtual_server.key): frontend.bound for frontend in plan.frontends
+        str(frontend.virtual_server.key): bool(frontend.vips) for frontend in plan.frontends
     }
 
 

@@ -86,7 +86,7 @@ class TestExternalLocal:
     def test_a_virtual_server_by_mark_is_never_bound(self):
         plan = compiled(local_service(), A)
 
-        assert [False] == [one.bound for one in plan.frontends if one.virtual_server.key.mark]
+        assert [()] == [one.vips for one in plan.frontends if one.virtual_server.key.mark]
 
     def test_without_a_local_endpoint_outside_gets_no_answer(self):
         plan = compiled(local_service(), C)
@@ -105,9 +105,7 @@ class TestExternalLocal:
     @pytest.mark.parametrize(
         ("node", "mark"),
         [
-            pytest.param(
-                changed(NODE, undivided=frozenset({Family.IPV4})), MARK, id="nobody knows who"
-            ),
+            pytest.param(changed(NODE, undivided=frozenset({Family.IPV4})), MARK, id="nobody knows who"),
             pytest.param(NODE, 0, id="no mark left"),
         ],
     )
@@ -245,8 +243,8 @@ class TestApiServer:
     def test_its_address_is_never_bound(self):
         plan = compiled(service("shop/web", port(external_ips=["198.51.100.10"])), A, node=self.NODE)
 
-        bound = {str(one.virtual_server.key): one.bound for one in plan.frontends}
-        assert bound["-t 198.51.100.10:80"] is False
+        bound = {str(one.virtual_server.key): one.vips for one in plan.frontends}
+        assert () == bound["-t 198.51.100.10:80"]
 
     def test_its_address_and_port_are_not_served_at_all(self):
         asked = service("shop/web", port(number=6443, external_ips=["198.51.100.10"]))

@@ -96,6 +96,19 @@ class TestMarks:
 
         assert {"10.244.1.11:8080": 1} == bench.tables()[f"-f {mark}"]
 
+    def test_the_address_stays_as_long_as_connections_behind_its_mark_do(self):
+        bench = serving(balanced(), C)
+        (by_mark,) = [one.virtual_server.key for one in bench.kernel.ipvs.virtual_servers()
+                      if one.virtual_server.key.mark]  # fmt: skip
+        bench.kernel.ipvs.set_connections(by_mark, (C.address, C.port), active=1)
+        bench.remove(balanced()).pass_time(30)
+        assert LB in bench.vips()
+        assert f"IPVS-AGENT-4-VIPS {LB}" in bench.members()
+        bench.kernel.ipvs.set_connections(by_mark, (C.address, C.port), active=0)
+        bench.pass_time(15)
+
+        assert (set(), {}) == (bench.vips(), bench.tables())
+
     def test_an_address_that_changes_hands_gets_the_mark_of_its_new_owner(self):
         older = balanced("shop/older", cluster_ip="10.96.0.81")
         younger = msgspec.structs.replace(balanced("shop/younger"), created="2026-02-01T00:00:00Z")
@@ -351,3 +364,44 @@ class TestHealth:
         bench.pass_time(61)
 
         assert bench.reconciler.is_healthy()
+
+
+class TestRestrictions:
+    def restricted(self):
+        asked = port(protocol=Protocol.TCP, load_balancer_ips=[LB])
+        return service("shop/web", asked, source_ranges=(parse_network("203.0.113.0/24"),))
+
+    def test_a_virtual_server_waits_for_its_restriction(self):
+        bench = Bench(needs=INSIDE)
+        apply = self.refuse_restrictions(bench)
+        bench.put(self.restricted(), endpoint_slice(endpoints=[A])).list_all()
+        assert f"-t {LB}:80" not in bench.tables()
+        bench.kernel.ipsets.apply = apply
+        bench.pass_time(60)
+
+        assert {"10.244.1.11:8080": 1} == bench.tables()[f"-t {LB}:80"]
+
+    def test_one_that_drains_is_not_opened_before_it_is_restricted_again(self):
+        bench = serving(self.restricted(), A)
+        bench.kernel.ipvs.set_connections(key(f"{LB}:80"), (A.address, A.port), active=1)
+        bench.remove(self.restricted())
+        assert {"10.244.1.11:8080": 0} == bench.tables()[f"-t {LB}:80"]
+        apply = self.refuse_restrictions(bench)
+        bench.put(self.restricted(), endpoint_slice(endpoints=[A, C]))
+        assert {"10.244.1.11:8080": 0} == bench.tables()[f"-t {LB}:80"]
+        bench.kernel.ipsets.apply = apply
+        bench.pass_time(60)
+
+        assert {"10.244.1.11:8080": 1, "10.244.2.13:8080": 1} == bench.tables()[f"-t {LB}:80"]
+
+    def refuse_restrictions(self, bench):
+        """Have the kernel refuse members of RESTRICTED; return how it takes them again."""
+        apply = bench.kernel.ipsets.apply
+
+        def refuse(batch):
+            outcomes = [KernelError("no") if "RESTRICTED" in str(one) else None for one in batch]
+            taken = iter(apply([one for one, error in zip(batch, outcomes, strict=True) if error is None]))
+            return [error or next(taken) for error in outcomes]
+
+        bench.kernel.ipsets.apply = refuse
+        return apply
