@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 
 from ipvs_agent.errors import KernelError, MissingModule
-from ipvs_agent.kernel import ipvs_codec
+from ipvs_agent.kernel import ipvs_replies, ipvs_requests
 from ipvs_agent.kernel.api import IpvsInfo, Outcomes, SyncDaemon, SyncRole, Timeouts
 from ipvs_agent.kernel.ipvs_errors import refused, unpackable
 from ipvs_agent.kernel.netlink import NETLINK_GENERIC, Message, NetlinkSocket, generic_family
@@ -24,7 +24,7 @@ class NetlinkIpvs:
     def __init__(self) -> None:
         self._socket = NetlinkSocket(NETLINK_GENERIC)
         try:
-            self._family = generic_family(self._socket, ipvs_codec.FAMILY)
+            self._family = generic_family(self._socket, ipvs_requests.FAMILY)
         except MissingModule as error:
             self._socket.close()
             raise MissingModule(
@@ -39,7 +39,7 @@ class NetlinkIpvs:
     def apply(self, operations: Sequence[IpvsOperation]) -> Outcomes:
         """Run a batch."""
         try:
-            payloads = ipvs_codec.pack(operations)
+            payloads = ipvs_requests.pack(operations)
         except (struct.error, OverflowError) as error:
             # Rare and wrong, so the hot path does not look for it: halve the batch until it is alone.
             if len(operations) == 1:
@@ -54,44 +54,46 @@ class NetlinkIpvs:
 
     def virtual_servers(self) -> list[ObservedVirtualServer]:
         """Return all virtual servers of this network namespace, in the kernel's order."""
-        return [ipvs_codec.virtual_server(reply) for reply in self._dump(ipvs_codec.GET_SERVICES)]
+        return [ipvs_replies.virtual_server(reply) for reply in self._dump(ipvs_requests.GET_SERVICES)]
 
     def virtual_server(self, key: VirtualServerKey) -> ObservedVirtualServer:
         """Return one virtual server; NotFound where there is none."""
-        return ipvs_codec.virtual_server(self._ask(f"virtual server {key}", ipvs_codec.get_service(key))[0])
+        return ipvs_replies.virtual_server(
+            self._ask(f"virtual server {key}", ipvs_requests.get_service(key))[0]
+        )
 
     def real_servers(self, key: VirtualServerKey) -> list[ObservedRealServer]:
         """Return the real servers of a virtual server, newest first; empty where there is no such server."""
-        replies = self._dump(ipvs_codec.get_dests(key))
-        return [ipvs_codec.real_server(reply, key.family) for reply in replies]
+        replies = self._dump(ipvs_requests.get_dests(key))
+        return [ipvs_replies.real_server(reply, key.family) for reply in replies]
 
     def info(self) -> IpvsInfo:
         """Return version and size of the connection table."""
-        return ipvs_codec.info(self._ask("IPVS info", ipvs_codec.GET_INFO)[0])
+        return ipvs_replies.info(self._ask("IPVS info", ipvs_requests.GET_INFO)[0])
 
     def timeouts(self) -> Timeouts:
         """Return the idle timeouts."""
-        return ipvs_codec.timeouts(self._ask("IPVS timeouts", ipvs_codec.GET_TIMEOUTS)[0])
+        return ipvs_replies.timeouts(self._ask("IPVS timeouts", ipvs_requests.GET_TIMEOUTS)[0])
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Set the idle timeouts that are not 0."""
-        self._ask("set the IPVS timeouts", ipvs_codec.set_timeouts(timeouts))
+        self._ask("set the IPVS timeouts", ipvs_requests.set_timeouts(timeouts))
 
     def daemons(self) -> list[SyncDaemon]:
         """Return the running synchronisation daemons."""
-        return [ipvs_codec.daemon(reply) for reply in self._dump(ipvs_codec.GET_DAEMONS)]
+        return [ipvs_replies.daemon(reply) for reply in self._dump(ipvs_requests.GET_DAEMONS)]
 
     def start_daemon(self, daemon: SyncDaemon) -> None:
         """Start a synchronisation daemon."""
         self._ask(
             f"start the {daemon.role.name.lower()} daemon on {daemon.interface}",
-            ipvs_codec.start_daemon(daemon),
+            ipvs_requests.start_daemon(daemon),
         )
 
     def stop_daemon(self, role: SyncRole) -> None:
         """Stop a synchronisation daemon; NotFound where none runs in that role."""
         try:
-            self._ask(f"stop the {role.name.lower()} daemon", ipvs_codec.stop_daemon(role))
+            self._ask(f"stop the {role.name.lower()} daemon", ipvs_requests.stop_daemon(role))
         except KernelError as error:
             # How kthread_stop answers for a thread that had not begun to run: it is stopped, and never will.
             if error.number != errno.EINTR:
@@ -99,11 +101,11 @@ class NetlinkIpvs:
 
     def zero(self, key: VirtualServerKey | None = None) -> None:
         """Set the counters of a virtual server and its real servers, or of all, to zero."""
-        self._ask(f"zero {key or 'all counters'}", ipvs_codec.zero(key))
+        self._ask(f"zero {key or 'all counters'}", ipvs_requests.zero(key))
 
     def flush(self) -> None:
         """Remove every virtual server, whoever made it. For tests; the agent never calls it."""
-        self._ask("remove all virtual servers", ipvs_codec.FLUSH)
+        self._ask("remove all virtual servers", ipvs_requests.FLUSH)
 
     def _ask(self, what: str, payload: bytes) -> list[bytes]:
         return self._socket.ask(Message(self._family, 0, payload), what)

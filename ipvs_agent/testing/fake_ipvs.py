@@ -13,7 +13,7 @@ import msgspec
 
 from ipvs_agent.addresses import Address, Family, family_of, parse_address
 from ipvs_agent.errors import KernelError
-from ipvs_agent.kernel import ipvs_codec
+from ipvs_agent.kernel import ipvs_requests
 from ipvs_agent.kernel.api import IpvsInfo, Outcomes, SyncDaemon, SyncRole, Timeouts
 from ipvs_agent.kernel.ipvs_errors import refused, unpackable
 from ipvs_agent.kernel.netlink import Refusal, kernel_error
@@ -124,7 +124,7 @@ class FakeIpvs:
 
     def _outcome(self, operation: IpvsOperation) -> KernelError | None:
         try:
-            ipvs_codec.pack([operation])
+            ipvs_requests.pack([operation])
         except (struct.error, OverflowError) as error:
             return unpackable(operation, error)
         number = self._carry_out(operation)

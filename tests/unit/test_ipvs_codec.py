@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from ipvs_agent.addresses import Family, parse_address
-from ipvs_agent.kernel import ipvs_codec
+from ipvs_agent.kernel import ipvs_replies, ipvs_requests
 from ipvs_agent.kernel.netlink import attribute, attributes
 from ipvs_agent.model import (
     FULL_NETMASK,
@@ -65,7 +65,7 @@ class TestRequests:
     def test_a_virtual_server(self, key, identity, operation, command):
         netmask = struct.pack("=I", 128) if key.family is Family.IPV6 else b"\xff\xff\xff\xff"
 
-        (payload,) = ipvs_codec.pack([operation(VirtualServer(key, "wrr", 0x18, 60))])
+        (payload,) = ipvs_requests.pack([operation(VirtualServer(key, "wrr", 0x18, 60))])
 
         assert unpacked(payload) == (
             command,
@@ -75,7 +75,7 @@ class TestRequests:
 
     @pytest.mark.parametrize(("key", "identity"), IDENTITIES)
     def test_deleting_a_virtual_server_names_it_alone(self, key, identity):
-        (payload,) = ipvs_codec.pack([DeleteVirtualServer(key)])
+        (payload,) = ipvs_requests.pack([DeleteVirtualServer(key)])
 
         assert unpacked(payload) == (3, identity)
 
@@ -91,7 +91,7 @@ class TestRequests:
         ],
     )
     def test_further_attributes_of_a_virtual_server(self, virtual_server, kind, value):
-        (payload,) = ipvs_codec.pack([AddVirtualServer(virtual_server)])
+        (payload,) = ipvs_requests.pack([AddVirtualServer(virtual_server)])
 
         _command, service = unpacked(payload)
         assert value == service[kind]
@@ -102,7 +102,7 @@ class TestRequests:
     def test_a_real_server(self, key, identity, operation, command, address, family):
         real_server = RealServer(address, 8080, 7, ForwardingMethod.TUNNEL, 100, 80, 1, 5555, 2)
 
-        (payload,) = ipvs_codec.pack([operation(key, real_server)])
+        (payload,) = ipvs_requests.pack([operation(key, real_server)])
 
         numbers = {3: 2, 4: 7, 5: 100, 6: 80}
         assert unpacked(payload) == (
@@ -115,7 +115,7 @@ class TestRequests:
 
     @pytest.mark.parametrize(("address", "family"), [(POD, 2), (POD6, 10)])
     def test_deleting_a_real_server_names_it_alone(self, address, family):
-        (payload,) = ipvs_codec.pack([DeleteRealServer(KEY, address, 80)])
+        (payload,) = ipvs_requests.pack([DeleteRealServer(KEY, address, 80)])
 
         command, _service, dest = unpacked(payload)
         assert (command, dest) == (
@@ -140,14 +140,16 @@ class TestRequests:
             DeleteVirtualServer(MARK),
         ]
 
-        assert [ipvs_codec.pack([operation])[0] for operation in operations] == ipvs_codec.pack(operations)
+        assert [ipvs_requests.pack([operation])[0] for operation in operations] == ipvs_requests.pack(
+            operations
+        )
 
     @pytest.mark.parametrize(
         "real_server", [RealServer(POD, 65536), RealServer(POD, -1), RealServer(POD, 80, 2**31)]
     )
     def test_numbers_that_do_not_fit_are_refused(self, real_server):
         with pytest.raises((struct.error, OverflowError)):
-            ipvs_codec.pack([AddRealServer(KEY, real_server)])
+            ipvs_requests.pack([AddRealServer(KEY, real_server)])
 
 
 def stats(width, first):
@@ -186,12 +188,12 @@ def family(number):
 
 class TestVirtualServerReplies:
     def test_by_address_without_the_kernels_own_flag(self):
-        assert ipvs_codec.virtual_server(service_reply()) == ObservedVirtualServer(
+        assert ipvs_replies.virtual_server(service_reply()) == ObservedVirtualServer(
             VirtualServer(KEY, "rr", 0x10, 60)
         )
 
     def test_by_mark(self):
-        observed = ipvs_codec.virtual_server(service_reply(attribute(5, struct.pack("=I", 77))))
+        observed = ipvs_replies.virtual_server(service_reply(attribute(5, struct.pack("=I", 77))))
 
         assert MARK == observed.virtual_server.key
 
@@ -199,7 +201,7 @@ class TestVirtualServerReplies:
     def test_ipv6_with_its_prefix_length(self, expected, length):
         identity = attribute(2, struct.pack("=H", 17)) + attribute(3, KEY6.address) + attribute(4, b"\0\x35")
 
-        observed = ipvs_codec.virtual_server(
+        observed = ipvs_replies.virtual_server(
             service_reply(identity, family=10, netmask=struct.pack("=I", length))
         )
 
@@ -208,22 +210,22 @@ class TestVirtualServerReplies:
     def test_names_of_schedulers_and_engines(self):
         reply = service_reply(scheduler=b"lblcr\0", more=attribute(11, b"sip\0"))
 
-        virtual_server = ipvs_codec.virtual_server(reply).virtual_server
+        virtual_server = ipvs_replies.virtual_server(reply).virtual_server
 
         assert ("lblcr", "sip") == (virtual_server.scheduler, virtual_server.persistence_engine)
 
     def test_the_scheduler_none_is_none(self):
-        assert ipvs_codec.virtual_server(service_reply(scheduler=b"none\0")).virtual_server.scheduler == ""
+        assert ipvs_replies.virtual_server(service_reply(scheduler=b"none\0")).virtual_server.scheduler == ""
 
     def test_64_bit_counters_are_preferred(self):
         reply = service_reply(more=attribute(10, stats(4, 100)) + attribute(12, stats(8, 2**40)))
 
-        assert Counters(*range(2**40 + 1, 2**40 + 11)) == ipvs_codec.virtual_server(reply).counters
+        assert Counters(*range(2**40 + 1, 2**40 + 11)) == ipvs_replies.virtual_server(reply).counters
 
     def test_old_kernels_have_32_bit_counters(self):
         reply = service_reply(more=attribute(10, stats(4, 100)))
 
-        assert Counters(*range(101, 111)) == ipvs_codec.virtual_server(reply).counters
+        assert Counters(*range(101, 111)) == ipvs_replies.virtual_server(reply).counters
 
     def test_a_reply_of_linux_6_1(self):
         reply = bytes.fromhex(
@@ -237,7 +239,7 @@ class TestVirtualServerReplies:
             "0000000000000000"
         )
 
-        assert ipvs_codec.virtual_server(reply) == ObservedVirtualServer(
+        assert ipvs_replies.virtual_server(reply) == ObservedVirtualServer(
             VirtualServer(KEY, "rr", 0x1, 300, 0xFFFFFF00)
         )
 
@@ -250,20 +252,20 @@ class TestRealServerReplies:
             + attribute(15, struct.pack("=H", 2))
         )
 
-        assert ipvs_codec.real_server(dest_reply(POD, more=more + family(2)), Family.IPV4) == (
+        assert ipvs_replies.real_server(dest_reply(POD, more=more + family(2)), Family.IPV4) == (
             ObservedRealServer(RealServer(POD, 8080, 1, 2, 100, 80, 1, 5555, 2), 3, 4, 5)
         )
 
     @pytest.mark.parametrize("service_family", Family)
     def test_its_own_family_counts(self, service_family):
-        four = ipvs_codec.real_server(dest_reply(POD, more=family(2)), service_family)
-        six = ipvs_codec.real_server(dest_reply(POD6, more=family(10)), service_family)
+        four = ipvs_replies.real_server(dest_reply(POD, more=family(2)), service_family)
+        six = ipvs_replies.real_server(dest_reply(POD6, more=family(10)), service_family)
 
         assert (POD, POD6) == (four.real_server.address, six.real_server.address)
 
     @pytest.mark.parametrize(("address", "service_family"), [(POD, Family.IPV4), (POD6, Family.IPV6)])
     def test_old_kernels_report_no_family_as_it_is_the_virtual_servers(self, address, service_family):
-        observed = ipvs_codec.real_server(dest_reply(address), service_family)
+        observed = ipvs_replies.real_server(dest_reply(address), service_family)
 
         assert address == observed.real_server.address
 
@@ -274,13 +276,13 @@ class TestRealServerReplies:
         assert len(one) == len(other)
 
         for reply, weight, tunnel in [(one, 7, 1), (other, 9, 2), (one, 7, 1)]:
-            real_server = ipvs_codec.real_server(reply, Family.IPV4).real_server
+            real_server = ipvs_replies.real_server(reply, Family.IPV4).real_server
             assert (weight, tunnel) == (real_server.weight, real_server.tunnel_type)
             assert POD == real_server.address
 
     def test_counters(self):
         reply = dest_reply(POD, more=family(2) + attribute(10, stats(4, 1)) + attribute(12, stats(8, 2**33)))
 
-        observed = ipvs_codec.real_server(reply, Family.IPV4)
+        observed = ipvs_replies.real_server(reply, Family.IPV4)
 
         assert Counters(*range(2**33 + 1, 2**33 + 11)) == observed.counters
