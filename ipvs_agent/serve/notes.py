@@ -78,7 +78,7 @@ class Notes:
             self._path.parent.mkdir()
         new = self._path.with_name(f".{self._path.name}.new")
         new.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with contextlib.ExitStack() as stack:
             descriptor = os.open(new, flags, 0o644)
             stack.callback(os.close, descriptor)
@@ -97,7 +97,7 @@ def read(path: Path) -> notes.Notes:
     for _ in range(_ATTEMPTS):
         try:
             # A pipe in the file's place must not be waited for.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             raise NotesError(f"{path}: {error.strerror}") from error
         with contextlib.ExitStack() as stack:

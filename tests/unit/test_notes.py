@@ -81,6 +81,15 @@ class TestWriting:
         agent.flush()
         assert before != path.stat().st_ino
 
+    def test_each_replacement_lets_go_of_the_file_before(self, agent):
+        agent.flush()
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(3):
+            agent.replace(WEB, (str(number),))
+            agent.flush()
+
+        assert before == len(os.listdir("/proc/self/fd"))
+
     def test_nothing_but_the_file_is_left(self, agent, path):
         path.parent.mkdir()
         path.with_name(".notes.json.new").write_text("left by an agent that was killed")
