@@ -230,12 +230,16 @@ class NetlinkSocket:
                 if error.errno != errno.ENOBUFS:
                     raise
                 continue
-            data = bytes(self._buffer[:size])
-            offset = 0
-            while offset + 16 <= size:
-                length, kind, flags, sequence, _port = _HEADER.unpack_from(data, offset)
-                yield kind, flags, sequence, data[offset + 16 : offset + length]
-                offset += (length + 3) & ~3
+            yield from received(bytes(self._buffer[:size]))
+
+
+def received(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield type, flags, sequence number and payload of each message in what was received at once."""
+    offset = 0
+    while offset + 16 <= len(data):
+        length, kind, flags, sequence, _port = _HEADER.unpack_from(data, offset)
+        yield kind, flags, sequence, data[offset + 16 : offset + length]
+        offset += (length + 3) & ~3
 
 
 def _refusal(flags: int, payload: bytes) -> Refusal | None:

@@ -13,7 +13,11 @@ from ipvs_agent.addresses import Address
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.netlink import Message, NetlinkSocket, attribute, attributes
 
+RTM_NEWLINK = 16
+RTM_DELLINK = 17
 RTM_GETLINK = 18
+RTM_NEWADDR = 20
+RTM_DELADDR = 21
 RTM_GETADDR = 22
 
 IFLA_IFNAME = 3
@@ -63,13 +67,13 @@ def find_link(sock: NetlinkSocket, name: str) -> Link | None:
         if error.number == errno.ENODEV:
             return None
         raise
-    return _link(answer)
+    return parse_link(answer)
 
 
 def links(sock: NetlinkSocket) -> list[Link]:
     """Return all network interfaces."""
     payload = IFINFOMSG.pack(0, 0, 0, 0, 0) + _SKIP_STATISTICS
-    return [_link(answer) for answer in sock.dump(Message(RTM_GETLINK, 0, payload))]
+    return [parse_link(answer) for answer in sock.dump(Message(RTM_GETLINK, 0, payload))]
 
 
 def addresses(sock: NetlinkSocket, link: int = 0) -> Iterator[InterfaceAddress]:
@@ -89,7 +93,8 @@ def is_ipv6_link_local(address: Address) -> bool:
     return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 
-def _link(answer: bytes) -> Link:
+def parse_link(answer: bytes) -> Link:
+    """Return the network interface that a message tells of."""
     _family, _type, index, _flags, _change = IFINFOMSG.unpack_from(answer)
     found = attributes(answer, IFINFOMSG.size)
     kind = attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b"")

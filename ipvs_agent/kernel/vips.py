@@ -32,10 +32,6 @@ from ipvs_agent.kernel.netlink import (
 )
 from ipvs_agent.operations import LINK, AddVip, VipOperation
 
-_RTM_NEWLINK = 16
-_RTM_DELLINK = 17
-_RTM_NEWADDR = 20
-_RTM_DELADDR = 21
 _KIND = "dummy"
 _ALIAS = "ipvs-agent"
 _NAMED = rtnetlink.IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(rtnetlink.IFLA_IFNAME, LINK.encode() + b"\0")
@@ -55,15 +51,15 @@ _DEPRECATED_IPV6 = struct.Struct("=BBBBI HH16s HHII8x")
 
 # By request and errno: the error, and what to say of it beside the kernel's words.
 _ERRORS: Mapping[tuple[int, int], tuple[type[KernelError], str]] = {
-    (_RTM_NEWADDR, errno.EEXIST): (AlreadyExists, ""),
-    (_RTM_NEWADDR, errno.ENODEV): (NotFound, ""),
-    (_RTM_NEWADDR, errno.EACCES): (InvalidRequest, f": set net.ipv6.conf.{LINK}.disable_ipv6 to 0"),
-    (_RTM_NEWADDR, errno.EOPNOTSUPP): (InvalidRequest, ": this kernel has no IPv6"),
-    (_RTM_DELADDR, errno.EADDRNOTAVAIL): (NotFound, ""),
-    (_RTM_DELADDR, errno.ENODEV): (NotFound, ""),
-    (_RTM_NEWLINK, errno.EEXIST): (AlreadyExists, ""),
-    (_RTM_NEWLINK, errno.EOPNOTSUPP): (MissingModule, ": `modprobe dummy` must work (CONFIG_DUMMY)"),
-    (_RTM_DELLINK, errno.ENODEV): (NotFound, ""),
+    (rtnetlink.RTM_NEWADDR, errno.EEXIST): (AlreadyExists, ""),
+    (rtnetlink.RTM_NEWADDR, errno.ENODEV): (NotFound, ""),
+    (rtnetlink.RTM_NEWADDR, errno.EACCES): (InvalidRequest, f": set net.ipv6.conf.{LINK}.disable_ipv6 to 0"),
+    (rtnetlink.RTM_NEWADDR, errno.EOPNOTSUPP): (InvalidRequest, ": this kernel has no IPv6"),
+    (rtnetlink.RTM_DELADDR, errno.EADDRNOTAVAIL): (NotFound, ""),
+    (rtnetlink.RTM_DELADDR, errno.ENODEV): (NotFound, ""),
+    (rtnetlink.RTM_NEWLINK, errno.EEXIST): (AlreadyExists, ""),
+    (rtnetlink.RTM_NEWLINK, errno.EOPNOTSUPP): (MissingModule, ": `modprobe dummy` must work (CONFIG_DUMMY)"),
+    (rtnetlink.RTM_DELLINK, errno.ENODEV): (NotFound, ""),
 }
 
 
@@ -87,8 +83,8 @@ class NetlinkVips:
             marked = _NAMED + attribute(rtnetlink.IFLA_IFALIAS, _ALIAS.encode())
             self._request(
                 f"ip link add {LINK} type {_KIND}",
-                Message(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, made),
-                Message(_RTM_NEWLINK, 0, marked),
+                Message(rtnetlink.RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, made),
+                Message(rtnetlink.RTM_NEWLINK, 0, marked),
             )
         elif link.kind != _KIND:
             raise InvalidRequest(
@@ -103,7 +99,7 @@ class NetlinkVips:
 
     def remove_link(self) -> None:
         """Remove the interface with its addresses; NotFound where there is none."""
-        self._request(f"ip link delete {LINK}", Message(_RTM_DELLINK, 0, _NAMED))
+        self._request(f"ip link delete {LINK}", Message(rtnetlink.RTM_DELLINK, 0, _NAMED))
 
     def addresses(self) -> set[Address]:
         """Return the interface's addresses but IPv6 link-local ones; empty where there is no interface."""
@@ -152,8 +148,8 @@ def _message(operation: VipOperation, link: int) -> Message:
             *(20, _IFA_CACHEINFO, 0, _FOREVER),
         )
     if isinstance(operation, AddVip):
-        return Message(_RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, payload)
-    return Message(_RTM_DELADDR, 0, payload)
+        return Message(rtnetlink.RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, payload)
+    return Message(rtnetlink.RTM_DELADDR, 0, payload)
 
 
 def _error(what: str, request: int, refusal: Refusal) -> KernelError:

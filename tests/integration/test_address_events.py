@@ -1,0 +1,192 @@
+"""Notifications of the node's addresses, by the real kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+import time
+
+import pytest
+
+from ipvs_agent.addresses import parse_address
+from ipvs_agent.kernel.address_events import AddressEvents
+from ipvs_agent.kernel.node_addresses import NetlinkNodeAddresses
+from ipvs_agent.kernel.vips import NetlinkVips
+from ipvs_agent.operations import AddVip, DeleteVip
+
+DEADLINE = 60
+SETTLED = 0.05
+VIPS = [parse_address(f"10.96.{number >> 8}.{number & 255}") for number in range(5_000)]
+VIPS += [parse_address(f"fd00:96::{number:x}") for number in range(1, 5_001)]
+
+
+def ip(*words):
+    subprocess.run(["ip", *words], check=True)
+
+
+def batch(lines):
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+
+
+class Told:
+    """Counts calls."""
+
+    def __init__(self):
+        self.count = 0
+        self._calls = threading.Semaphore(0)
+
+    def __call__(self):
+        self.count += 1
+        self._calls.release()
+
+    def until(self, condition):
+        """Wait for a call after which a condition holds."""
+        while True:
+            assert self._calls.acquire(timeout=DEADLINE), "nothing more is told"
+            if condition():
+                return
+
+    def forget(self):
+        """Count and wait anew."""
+        while self._calls.acquire(blocking=False):
+            pass
+        self.count = 0
+
+
+@pytest.fixture
+def interface(namespace):
+    ip("link", "add", "eth7", "type", "dummy")
+    ip("link", "set", "eth7", "up")
+
+
+@pytest.fixture
+def told():
+    return Told()
+
+
+@pytest.fixture
+def events(interface, told):
+    events = AddressEvents(told)
+    events.start()
+    yield events
+    events.stop()
+
+
+@pytest.fixture
+def node_addresses(namespace):
+    with contextlib.closing(NetlinkNodeAddresses()) as node_addresses:
+        yield lambda: node_addresses.addresses().get("eth7", frozenset())
+
+
+@pytest.fixture
+def vips(namespace):
+    with contextlib.closing(NetlinkVips()) as vips:
+        yield vips
+
+
+@pytest.mark.parametrize("text", ["192.0.2.1/24", "2001:db8::1/64"])
+def test_an_address_that_comes_and_goes(events, told, node_addresses, text):
+    address = parse_address(text.partition("/")[0])
+
+    ip("addr", "add", text, "dev", "eth7", *(["nodad"] if ":" in text else []))
+    told.until(lambda: address in node_addresses())
+
+    told.forget()
+    ip("addr", "del", text, "dev", "eth7")
+    told.until(lambda: not node_addresses())
+
+
+def test_an_address_that_proves_to_be_no_duplicate(events, told, node_addresses):
+    ip("link", "del", "eth7")
+    ip("link", "add", "eth7", "type", "veth", "peer", "name", "eth8")
+    ip("link", "set", "eth7", "up")
+    ip("link", "set", "eth8", "up")
+
+    ip("addr", "add", "2001:db8::1/64", "dev", "eth7")
+
+    told.until(lambda: parse_address("2001:db8::1") in node_addresses())
+
+
+def test_an_interface_that_goes_with_its_addresses(events, told, node_addresses):
+    ip("addr", "add", "192.0.2.1/24", "dev", "eth7")
+    told.until(node_addresses)
+
+    told.forget()
+    ip("link", "del", "eth7")
+
+    told.until(lambda: not node_addresses())
+
+
+def test_a_burst_is_told_of_few_times_and_not_before_its_end(events, told, node_addresses):
+    begin = time.monotonic()
+    batch(f"addr add 10.7.{number >> 8}.{number & 255}/32 dev eth7" for number in range(1000))
+
+    told.until(lambda: len(node_addresses()) == 1000)
+    assert told.count <= 1 + (time.monotonic() - begin) / SETTLED
+
+
+def test_what_happens_before_the_start_is_told(interface, told, node_addresses):
+    events = AddressEvents(told)
+    ip("addr", "add", "192.0.2.1/24", "dev", "eth7")
+    assert told.count == 0
+
+    events.start()
+
+    told.until(node_addresses)
+    events.stop()
+
+
+@pytest.mark.parametrize("is_there_before", [True, False], ids=["old interface", "new interface"])
+def test_vips_are_not_told_of(interface, told, node_addresses, vips, is_there_before):
+    if is_there_before:
+        vips.ensure_link()
+    events = AddressEvents(told)
+    events.start()
+
+    vips.ensure_link()
+    vips.apply([AddVip(vip) for vip in VIPS])
+    vips.apply([DeleteVip(vip) for vip in VIPS[:100]])
+    vips.remove_link()
+    vips.ensure_link()
+    vips.apply([AddVip(vip) for vip in VIPS[:100]])
+
+    assert told.count == 0
+    ip("addr", "add", "192.0.2.1/24", "dev", "eth7")
+    told.until(node_addresses)
+    assert told.count == 1
+    events.stop()
+
+
+def test_an_interface_that_is_no_longer_that_of_the_vips_is_like_any_other(events, told, vips):
+    vips.ensure_link()
+    ip("link", "set", "kube-ipvs0", "name", "eth8")
+
+    ip("addr", "add", "192.0.2.1/24", "dev", "eth8")
+
+    told.until(lambda: True)
+
+
+def test_what_was_lost_for_want_of_room_counts_as_a_change(interface, told, vips):
+    events = AddressEvents(told)
+    no_address = [f"link set dev eth7 alias {number}" for number in range(1000)]
+    batch([*no_address, "addr add 192.0.2.1/24 dev eth7", "link add kube-ipvs0 type dummy"])
+
+    events.start()
+    told.until(lambda: True)
+    told.forget()
+    vips.apply([AddVip(vip) for vip in VIPS])
+
+    assert told.count == 0  # the interface that came meanwhile was found all the same
+    events.stop()
+
+
+def test_it_ends_at_once(events):
+    begin = time.monotonic()
+    AddressEvents(lambda: None).stop()
+    other = AddressEvents(lambda: None)
+    other.start()
+    other.stop()
+
+    assert time.monotonic() - begin < 1
+    assert 1 == sum(thread.name == "address-events" for thread in threading.enumerate())
