@@ -21,7 +21,8 @@ from ipvs_agent.model import (
 )
 from ipvs_agent.operations import AddRealServer, AddVirtualServer
 from ipvs_agent.testing.fake_ipvs import FakeIpvs
-from tests.contract.ipvs import (
+from tests.contract.ipvs import IpvsContract
+from tests.contract.ipvs_tables import (
     GRE,
     GUE,
     KEY,
@@ -30,7 +31,6 @@ from tests.contract.ipvs import (
     MARK6,
     POD,
     POD6,
-    IpvsContract,
     add,
     configured,
     random_table,

@@ -13,7 +13,7 @@ from ipvs_agent.addresses import parse_address
 from ipvs_agent.kernel.ipvs import NetlinkIpvs
 from ipvs_agent.model import Protocol, RealServer, VirtualServer, address_key
 from ipvs_agent.operations import AddRealServer, AddVirtualServer
-from tests.contract.ipvs import KEY, KEY6, MARK6, POD, random_table
+from tests.contract.ipvs_tables import KEY, KEY6, MARK6, POD, random_table
 
 
 def ipvsadm(*words):

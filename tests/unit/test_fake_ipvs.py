@@ -20,7 +20,8 @@ from ipvs_agent.operations import (
     SetVirtualServer,
 )
 from ipvs_agent.testing.fake_ipvs import FakeIpvs
-from tests.contract.ipvs import KEY, POD, IpvsContract, add, kinds
+from tests.contract.ipvs import IpvsContract
+from tests.contract.ipvs_tables import KEY, POD, add, kinds
 
 TRAFFIC = Counters(connections=3, packets_in=20, bytes_out=12345)
 REAL_SERVER = RealServer(POD, 80)
