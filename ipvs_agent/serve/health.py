@@ -21,14 +21,8 @@ from http import HTTPStatus
 
 from ipvs_agent.addresses import Address, family_of, format_address
 from ipvs_agent.model import HealthCheck, ObjectName, format_endpoint
-from ipvs_agent.serve import http
+from ipvs_agent.serve import connections, http
 
-PATIENCE = 5.0
-"""Seconds in which a request must have come whole, and in which a client must take note of the end."""
-IDLE_LIMIT = 90.0
-"""Seconds for which a connection is kept for the next request; load balancers ask at least twice a minute."""
-MOST_CONNECTIONS = 512
-"""When one more comes, the one that was silent for longest ends."""
 FIRST_RETRY = 1.0
 LAST_RETRY = 60.0
 
@@ -81,19 +75,6 @@ class _Server:
         self.retry_at = 0.0
 
 
-class _Connection:
-    def __init__(
-        self, peer: socket.socket, listener: socket.socket, server: _Server, deadline: float
-    ) -> None:
-        self.peer = peer
-        self.listener = listener
-        self.server = server
-        self.deadline = deadline
-        self.received = bytearray()
-        self.is_idle = False
-        self.is_ending = False
-
-
 class HealthServers:
     """Answers on the health-check node ports of all Services; its methods may be called from any thread.
 
@@ -106,12 +87,12 @@ class HealthServers:
         is_healthy: Callable[[], bool],
         failed: Callable[[HealthCheck, OSError], None],
         *,
-        patience: float = PATIENCE,
+        patience: float = connections.PATIENCE,
         first_retry: float = FIRST_RETRY,
     ) -> None:
         self._is_healthy = is_healthy
         self._failed = failed
-        self._patience = patience
+        self._tick = min(patience, first_retry, 1.0)
         self._first_retry = first_retry
         self._told: queue.SimpleQueue[Callable[[], Iterable[ObjectName]]] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -126,8 +107,7 @@ class HealthServers:
         self._wanted: dict[ObjectName, HealthCheck] = {}
         self._servers: dict[ObjectName, _Server] = {}
         self._failing: set[ObjectName] = set()
-        self._connections: dict[_Connection, None] = {}
-        """The one that was silent for longest comes first."""
+        self._connections = connections.Connections(self._selector, patience)
 
     # --- For everyone ---------------------------------------------------------------------------------------
 
@@ -172,15 +152,9 @@ class HealthServers:
             for server in self._servers.values():
                 for listener in server.listeners.values():
                     listener.close()
-            for connection in self._connections:
-                connection.peer.close()
+            self._connections.close_all()
             self._waking.close()
             self._awake.close()
-
-    @property
-    def _tick(self) -> float:
-        """Return how long to wait for sockets where a limit may pass meanwhile."""
-        return min(self._patience, self._first_retry, 1.0)
 
     def _note_waking(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -189,8 +163,7 @@ class HealthServers:
 
     def _look_at_clock(self) -> None:
         now = time.monotonic()
-        for connection in [each for each in self._connections if each.deadline <= now]:
-            self._close(connection)
+        self._connections.end_overdue(now)
         for name in [each for each in self._failing if self._servers[each].retry_at <= now]:
             self._open_missing(name)
 
@@ -220,8 +193,7 @@ class HealthServers:
             while True:
                 touched.update(dict.fromkeys(self._told.get_nowait()()))
         if sum(map(self._close_unwanted, touched)):
-            for connection in [each for each in self._connections if each.listener.fileno() < 0]:
-                self._close(connection)
+            self._connections.close_orphans()
             touched.update(dict.fromkeys(self._failing))
         for name in touched:
             if name in self._wanted:
@@ -258,11 +230,15 @@ class HealthServers:
                     errors[address] = error
                     continue
                 server.listeners[address] = listener
-                accept = functools.partial(self._accept, listener, server)
+                respond = functools.partial(self._answer, server)
+                accept = functools.partial(self._connections.accept, listener, respond)
                 self._selector.register(listener, selectors.EVENT_READ, accept)
         if server.listeners and self._addresses == WILDCARDS:
             errors = {each: error for each, error in errors.items() if error.errno not in _NO_SUCH_FAMILY}
         self._note_errors(name, server, errors)
+
+    def _answer(self, server: _Server, request: http.Request) -> bytes:
+        return answer(request, server.check, is_healthy=self._is_healthy())
 
     def _note_errors(self, name: ObjectName, server: _Server, errors: Mapping[Address, OSError]) -> None:
         if not errors:
@@ -280,84 +256,6 @@ class HealthServers:
         if not server.is_failure_told and now >= server.failing_since + self._first_retry:
             server.is_failure_told = True
             self._failed(server.check, next(iter(errors.values())))
-
-    # --- Connections ----------------------------------------------------------------------------------------
-
-    def _accept(self, listener: socket.socket, server: _Server) -> None:
-        try:
-            peer, _ = listener.accept()
-        except (BlockingIOError, ConnectionError):
-            return  # the client has gone
-        except OSError:
-            time.sleep(0.1)  # no descriptors or memory: the client stays in the queue, and we do not spin
-            return
-        peer.setblocking(False)
-        if len(self._connections) >= MOST_CONNECTIONS:
-            self._close(next(iter(self._connections)))
-        connection = _Connection(peer, listener, server, time.monotonic() + self._patience)
-        self._connections[connection] = None
-        self._selector.register(peer, selectors.EVENT_READ, functools.partial(self._read, connection))
-
-    def _read(self, connection: _Connection) -> None:
-        if connection not in self._connections:
-            return  # closed by an event before this one
-        try:
-            data = connection.peer.recv(4096)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._close(connection)
-        elif not connection.is_ending:
-            connection.received += data
-            self._answer_all(connection)
-
-    def _answer_all(self, connection: _Connection) -> None:
-        """Answer the requests that have come whole, and set the limit for what is next."""
-        count = 0
-        try:
-            while connection.received and (request := http.parse(bytes(connection.received))) is not None:
-                del connection.received[: request.length]
-                count += 1
-                words = answer(request, connection.server.check, is_healthy=self._is_healthy())
-                if not self._say(connection, words):
-                    return
-                if not request.keeps_connection:
-                    self._end(connection)
-                    return
-        except http.Unanswerable as error:
-            if self._say(connection, http.refusal(error.status)):
-                self._end(connection)
-            return
-        now = time.monotonic()
-        if not connection.received:
-            connection.is_idle, connection.deadline = True, now + IDLE_LIMIT
-        elif count or connection.is_idle:
-            connection.is_idle, connection.deadline = False, now + self._patience
-        del self._connections[connection]
-        self._connections[connection] = None  # the last that said something
-
-    def _say(self, connection: _Connection, words: bytes) -> bool:
-        """Send words; a client that asks and asks but does not read loses its connection."""
-        try:
-            is_sent = connection.peer.send(words) == len(words)
-        except OSError:
-            is_sent = False
-        if not is_sent:
-            self._close(connection)
-        return is_sent
-
-    def _end(self, connection: _Connection) -> None:
-        """Say that nothing more comes; to close at once could take from the client what it has not read."""
-        connection.is_ending, connection.deadline = True, time.monotonic() + self._patience
-        with contextlib.suppress(OSError):
-            connection.peer.shutdown(socket.SHUT_WR)
-
-    def _close(self, connection: _Connection) -> None:
-        del self._connections[connection]
-        self._selector.unregister(connection.peer)
-        connection.peer.close()
 
 
 def _listen(address: Address, port: int) -> socket.socket:

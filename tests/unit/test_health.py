@@ -16,7 +16,7 @@ import pytest
 
 from ipvs_agent.addresses import parse_address
 from ipvs_agent.model import HealthCheck, ObjectName
-from ipvs_agent.serve import health, http
+from ipvs_agent.serve import connections, health, http
 from ipvs_agent.serve.health import HealthServers
 
 WEB, SHOP = ObjectName("default", "web"), ObjectName("default", "shop")
@@ -314,7 +314,7 @@ class TestConnection:
                 until(lambda: not bench.servers._connections)
 
     def test_an_idle_connection_ends_at_its_limit(self, port, monkeypatch):
-        monkeypatch.setattr(health, "IDLE_LIMIT", 0.2)
+        monkeypatch.setattr(connections, "IDLE_LIMIT", 0.2)
         with Bench(**QUICK) as bench:
             bench.publish(port)
 
@@ -330,7 +330,7 @@ class TestConnection:
             assert 200 == ask(port)[0]
 
     def test_of_too_many_the_longest_silent_ends(self, port, monkeypatch):
-        monkeypatch.setattr(health, "MOST_CONNECTIONS", 3)
+        monkeypatch.setattr(connections, "MOST_CONNECTIONS", 3)
         with Bench() as bench, contextlib.ExitStack() as stack:
             bench.publish(port)
             until(lambda: is_open(port))
