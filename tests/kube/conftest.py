@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.kube.server import ApiServer
+from tests.kube.server import AGENT, ApiServer
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -37,3 +37,4 @@ def _give_rights(server):
     with server.client() as client:
         for thing in manifests("rbac.yaml"):
             client.create(thing)
+    server.wait_until_allowed(AGENT, "/api/v1/services")

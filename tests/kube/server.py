@@ -71,9 +71,23 @@ class ApiServer:
         """Return the server's URL."""
         return f"https://{self._address}:{self._port}"
 
-    def client(self) -> Client:
-        """Return a client that may do everything."""
-        return Client(self.url, self._tokens[ADMIN], self._certificate)
+    def client(self, user: str = ADMIN) -> Client:
+        """Return a client; by default one that may do everything."""
+        return Client(self.url, self._tokens[user], self._certificate)
+
+    def wait_until_allowed(self, user: str, path: str) -> None:
+        """Wait until a user may read a path: rights take effect a while after they were given."""
+        deadline = time.monotonic() + _READY_LIMIT
+        with self.client(user) as client:
+            while True:
+                try:
+                    client.get(path)
+                except RefusedError:
+                    if time.monotonic() > deadline:
+                        raise
+                else:
+                    return
+                time.sleep(0.05)
 
     def kubeconfig(self, user: str = AGENT) -> Object:
         """Return a kubeconfig."""

@@ -139,7 +139,7 @@ def test_machine_that_dies_is_reported_with_its_console(backend):
     folder.mkdir()
     try:
         outcome = subprocess.run(
-            ["python3", "-m", "tools.vm", "--backend", backend, "--timeout", "60", "--", "true"],
+            ["python3", "-m", "tools.vm", "--backend", backend, "--timeout", "600", "--", "true"],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
