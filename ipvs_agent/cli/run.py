@@ -11,15 +11,18 @@ import time
 from pathlib import Path
 
 from ipvs_agent import __version__, logs, schedulers
+from ipvs_agent.cli.outlets import RunningOutlets, started
 from ipvs_agent.config import AgentConfig, LocalMode, node_name, read_kube_proxy_configuration, remarks
 from ipvs_agent.desired.shim import Masquerade
+from ipvs_agent.kernel.address_events import AddressEvents
 from ipvs_agent.kernel.node import NodeKernel
 from ipvs_agent.reconcile.foundation import Needs
-from ipvs_agent.reconcile.messages import Stop
+from ipvs_agent.reconcile.messages import AddressesChanged, Stop
 from ipvs_agent.reconcile.reconciler import Reconciler
 from ipvs_agent.reconcile.settings import Settings
 from ipvs_agent.reconcile.worker import ThreadWorker
-from ipvs_agent.sources.changes import Sink, Source
+from ipvs_agent.serve.events import NullRecorder, Recorder
+from ipvs_agent.sources.changes import Source
 from ipvs_agent.sources.manifests import Manifests
 
 logger = logging.getLogger("ipvs_agent")
@@ -59,19 +62,39 @@ def run(arguments: argparse.Namespace) -> int:
     kernel = NodeKernel()
     kernel.modules.try_to_load("ip_vs", settings.needs.scheduler_module)
     kernel.ipvs.info()  # a kernel without IPVS ends the agent before it changes anything
-    reconciler = Reconciler(kernel, NodeKernel(), ThreadWorker(), settings, time.monotonic)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: reconciler.tell(Stop()))
-    source = _source(arguments, config, name, reconciler.tell)
-    source.start()
-    try:
-        if arguments.once:
-            return 0 if reconciler.run_once() else 1
-        reconciler.run()
-    finally:
-        source.stop()
+    if arguments.once:
+        return _run_once(arguments, config, settings, kernel)
+    _run_on(arguments, config, settings, kernel)
     logger.info("ended, the kernel goes on serving")
     return 0
+
+
+def _run_once(
+    arguments: argparse.Namespace, config: AgentConfig, settings: Settings, kernel: NodeKernel
+) -> int:
+    reconciler = Reconciler(kernel, NodeKernel(), ThreadWorker(), settings, time.monotonic)
+    _stop_on_signals(reconciler)
+    with started(_source(arguments, config, settings, reconciler)):
+        return 0 if reconciler.run_once() else 1
+
+
+def _run_on(
+    arguments: argparse.Namespace, config: AgentConfig, settings: Settings, kernel: NodeKernel
+) -> None:
+    told = RunningOutlets(_recorder(arguments, config, settings))
+    reconciler = Reconciler(kernel, NodeKernel(), ThreadWorker(), settings, time.monotonic, told.outlets)
+    _stop_on_signals(reconciler)
+    with (
+        told.running(reconciler.is_healthy),
+        started(AddressEvents(lambda: reconciler.tell(AddressesChanged()))),
+        started(_source(arguments, config, settings, reconciler)),
+    ):
+        reconciler.run()
+
+
+def _stop_on_signals(reconciler: Reconciler) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: reconciler.tell(Stop()))
 
 
 def _end_process(fault: threading.ExceptHookArgs) -> None:
@@ -117,13 +140,29 @@ def _settings(config: AgentConfig, name: str) -> Settings:
     )
 
 
-def _source(arguments: argparse.Namespace, config: AgentConfig, name: str, sink: Sink) -> Source:
+def _source(
+    arguments: argparse.Namespace, config: AgentConfig, settings: Settings, reconciler: Reconciler
+) -> Source:
     if arguments.manifests is not None:
-        return Manifests(arguments.manifests, sink)
+        return Manifests(arguments.manifests, reconciler.tell)
     # The client of the Kubernetes API takes half a second to import, and a run on manifests need not wait.
     from ipvs_agent.sources.kube import KubeSource  # noqa: PLC0415
 
-    return KubeSource(str(arguments.kubeconfig or config.kubeconfig) or None, name, sink)
+    return KubeSource(_kubeconfig(arguments, config), settings.node_name, reconciler.tell)
+
+
+def _recorder(
+    arguments: argparse.Namespace, config: AgentConfig, settings: Settings
+) -> Recorder | NullRecorder:
+    if arguments.manifests is not None:
+        return NullRecorder()
+    from ipvs_agent.sources.api_client import ApiClient  # noqa: PLC0415 - see _source
+
+    return Recorder(ApiClient(_kubeconfig(arguments, config)), settings.node_name, logger.warning)
+
+
+def _kubeconfig(arguments: argparse.Namespace, config: AgentConfig) -> str | None:
+    return str(arguments.kubeconfig or config.kubeconfig) or None
 
 
 def _path(text: str) -> Path:

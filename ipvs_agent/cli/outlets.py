@@ -1,0 +1,77 @@
+"""Whom a running agent tells: load balancers, users through Events, and `ipvs-agent status`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from ipvs_agent.logs import event
+from ipvs_agent.model import HealthCheck, ObjectName, Service
+from ipvs_agent.reconcile.outlets import Outlets
+from ipvs_agent.serve import notes
+from ipvs_agent.serve.events import EventSubject, NullRecorder, Recorder
+from ipvs_agent.serve.health import HealthServers
+from ipvs_agent.serve.notes import Notes
+
+logger = logging.getLogger("ipvs_agent")
+
+UNHEARD = "FailedToStartServiceHealthcheck"
+"""The reason of an Event, as kube-proxy's: a health-check node port cannot be listened on."""
+
+
+class _Part(Protocol):
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class RunningOutlets:
+    """All that a running agent tells, from threads of their own between `running` and its end."""
+
+    def __init__(self, recorder: Recorder | NullRecorder) -> None:
+        self._recorder = recorder
+        self._agent_is_healthy: Callable[[], bool] = bool
+        self._health = HealthServers(self._is_healthy, self._unheard)
+        self._notes = Notes(notes.PATH, logger.warning)
+        self.outlets = Outlets(self._health, self, self._notes)
+
+    @contextlib.contextmanager
+    def running(self, is_healthy: Callable[[], bool]) -> Iterator[None]:
+        """Tell what there is to tell for the length of a with block; is_healthy: whether the agent works."""
+        self._agent_is_healthy = is_healthy
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._notes.close)
+            if isinstance(self._recorder, Recorder):
+                stack.enter_context(started(self._recorder))
+            stack.enter_context(started(self._health))
+            yield
+
+    def warn(self, service: Service, reason: str, note: str, *, near: bool) -> None:
+        """Have an Event sent about a Service."""
+        self._recorder.post(_subject(service.name, service.uid), reason, note, action="Serve", near=near)
+
+    def _is_healthy(self) -> bool:
+        return self._agent_is_healthy()
+
+    def _unheard(self, check: HealthCheck, error: OSError) -> None:
+        note = f"port {check.port} cannot be listened on: {error}"
+        logger.warning(
+            event("health check is not heard", service=check.service, port=check.port, error=error)
+        )
+        self._recorder.post(_subject(check.service, check.uid), UNHEARD, note, action="Listen", near=True)
+
+
+def _subject(name: ObjectName, uid: str) -> EventSubject:
+    return EventSubject("Service", name.namespace, name.name, uid)
+
+
+@contextlib.contextmanager
+def started(part: _Part) -> Iterator[None]:
+    """Have a part run for the length of a with block."""
+    part.start()
+    try:
+        yield
+    finally:
+        part.stop()
