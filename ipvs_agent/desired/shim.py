@@ -220,7 +220,7 @@ def parse(saved: str) -> dict[str, dict[str, list[str]]]:
         elif line.startswith(":"):
             chains.setdefault(line[1:].split(" ", 1)[0], [])
         elif line.startswith("-A "):
-            _, chain, rule = line.split(" ", 2)
+            chain, _, rule = line.removeprefix("-A ").partition(" ")  # a rule that only counts is empty
             chains.setdefault(chain, []).append(rule.strip())
     return found
 

@@ -139,3 +139,9 @@ def test_names_fit_the_kernels_limits():
     assert all(len(ip_set.name) <= 31 for family in Family for ip_set in sets_of(family))
     chains = [chain for table in shim.tables(Family.IPV6, MASQUERADE) for chain in table.rules]
     assert all(len(chain) <= 28 for chain in chains)
+
+
+def test_a_rule_of_others_that_only_counts_is_no_obstacle():
+    saved = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT\n-A INPUT -j IPVS-AGENT-INPUT\nCOMMIT\n"
+
+    assert {"filter": {"INPUT": ["", "-j IPVS-AGENT-INPUT"]}} == shim.parse(saved)
