@@ -134,6 +134,7 @@ def _settings(config: AgentConfig, name: str) -> Settings:
                 everything=config.masquerade_all,
                 cluster_networks=config.cluster_networks if detection.mode is LocalMode.CLUSTER_CIDR else (),
                 cluster_interface=detection.interface,
+                knows_node=detection.mode is not LocalMode.CLUSTER_CIDR,
             ),
             strict_arp=config.strict_arp,
         ),

@@ -56,8 +56,9 @@ class Masquerade(msgspec.Struct, frozen=True):
     """Where clients inside the cluster have their addresses, at most one network for each family."""
     cluster_interface: str = ""
     """Where packets of this node's pods come in, "cni0" or "veth+"; empty: their addresses tell."""
-    node_networks: tuple[Network, ...] = ()
-    """Where this node's pods have their addresses, as far as it is known."""
+    knows_node: bool = False
+    """Whether clients that are known to be inside the cluster are known to be on this node too: networks of
+    the whole cluster do not say so, nor does the Node's podCIDRs where a CNI has its own idea of them."""
     random_fully: bool = False
     """Whether the node's iptables knows --random-fully."""
 
@@ -66,13 +67,6 @@ class Masquerade(msgspec.Struct, frozen=True):
         if self.cluster_interface:
             return [f"-i {self.cluster_interface}"]
         return [f"-s {network}" for network in self.cluster_networks if _is_of(network, family)]
-
-    def elsewhere(self, family: Family) -> list[str]:
-        """Return the matches for clients inside the cluster whose answers might not pass this node."""
-        if self.cluster_interface:
-            return []  # they have come out of an interface of this node's pods
-        here = [f"! -s {network} " for network in self.node_networks if _is_of(network, family)]
-        return here or [""]
 
 
 _JUMPS = {
@@ -141,13 +135,14 @@ def _nat(family: Family, masquerade: Masquerade) -> Rules:
 
 def _mangle(family: Family, masquerade: Masquerade) -> Rules:
     to_mark = f"-j SET --map-set {set_name(Purpose.MARKS, family)} dst,dst --map-mark"
-    masquerading = f"-j MARK --set-xmark {1 << masquerade.bit:#x}/0xffffffff"
+    # Answers to pods of other nodes would not pass this one.
+    of_node_alone = "-m addrtype --src-type LOCAL " if masquerade.knows_node else ""
+    masquerading = f"{of_node_alone}-j MARK --set-xmark {1 << masquerade.bit:#x}/0xffffffff"
     return {
         f"{PREFIX}-INPUT": tuple(f"{match} {to_mark}" for match in masquerade.inside(family)),
         f"{PREFIX}-OUTPUT": (_not_allowed(family), to_mark),
         f"{PREFIX}-POSTROUTING": (
-            f"{_IS_SPLIT} {_IS_NEW} -m addrtype --src-type LOCAL {masquerading}",
-            *(f"{match}{_IS_SPLIT} {_IS_NEW} {masquerading}" for match in masquerade.elsewhere(family)),
+            f"{_IS_SPLIT} {_IS_NEW} {masquerading}",
             f"{_IS_SPLIT} -j MARK --set-xmark 0x0/0xffffffff",
         ),
     }

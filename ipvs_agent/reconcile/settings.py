@@ -34,12 +34,11 @@ class Settings(msgspec.Struct, frozen=True):
 
 def needs_now(settings: Settings, node: Node | None) -> Needs | None:
     """Return what the foundation is to be with the Node as it is; None while the Node must say more."""
-    networks = node.pod_networks if node is not None else ()
-    if settings.detects_by_node and not networks:
+    if not settings.detects_by_node:
+        return settings.needs
+    if node is None or not node.pod_networks:
         return None
-    masquerade = msgspec.structs.replace(settings.needs.masquerade, node_networks=networks)
-    if settings.detects_by_node:
-        masquerade = msgspec.structs.replace(masquerade, cluster_networks=networks)
+    masquerade = msgspec.structs.replace(settings.needs.masquerade, cluster_networks=node.pod_networks)
     return msgspec.structs.replace(settings.needs, masquerade=masquerade)
 
 

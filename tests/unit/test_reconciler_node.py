@@ -155,12 +155,6 @@ class TestNodeObject:
         assert f"! -s {network} -m set --match-set IPVS-AGENT-4-CLUSTER dst,dst" in rules(bench)
         assert "10.244.9.0/24" not in rules(bench)
 
-    def test_pods_of_this_node_keep_their_address_behind_a_mark(self):
-        bench = serving(service())
-        bench.put(a_node("10.244.1.0/24"))
-
-        assert "-A IPVS-AGENT-POSTROUTING ! -s 10.244.1.0/24 -m mark --mark 0x1351/0x3fff" in rules(bench)
-
     def test_a_node_that_says_nothing_new_costs_nothing(self):
         bench = serving(service())
         bench.put(a_node("10.244.1.0/24"))

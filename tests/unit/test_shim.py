@@ -145,3 +145,31 @@ def test_a_rule_of_others_that_only_counts_is_no_obstacle():
     saved = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT\n-A INPUT -j IPVS-AGENT-INPUT\nCOMMIT\n"
 
     assert {"filter": {"INPUT": ["", "-j IPVS-AGENT-INPUT"]}} == shim.parse(saved)
+
+
+@pytest.mark.parametrize(
+    ("masquerade", "inside", "rule"),
+    [
+        pytest.param(
+            shim.Masquerade(cluster_networks=CLUSTER),
+            "-s 10.244.0.0/16",
+            "-m conntrack --ctstate NEW -j MARK --set-xmark 0x4000/0xffffffff",
+            id="by the cluster's network all are masqueraded behind a mark",
+        ),
+        pytest.param(
+            shim.Masquerade(cluster_interface="cni0", knows_node=True, bit=20),
+            "-i cni0",
+            "-m conntrack --ctstate NEW -m addrtype --src-type LOCAL -j MARK --set-xmark 0x100000/0xffffffff",
+            id="by an interface of this node's pods only the node is",
+        ),
+    ],
+)
+def test_clients_inside_get_marks_and_are_masqueraded_where_their_answers_might_go_astray(
+    masquerade, inside, rule
+):
+    chains = {table.name: table for table in shim.tables(Family.IPV4, masquerade)}["mangle"].rules
+
+    assert (f"{inside} -j SET --map-set IPVS-AGENT-4-MARKS dst,dst --map-mark",) == chains["IPVS-AGENT-INPUT"]
+    assert [f"-m mark --mark 0x1351/0x3fff {rule}"] == [
+        line for line in chains["IPVS-AGENT-POSTROUTING"] if "0x0/" not in line
+    ]
