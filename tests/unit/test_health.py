@@ -6,6 +6,7 @@ import contextlib
 import errno
 import queue
 import resource
+import selectors
 import socket
 import threading
 import time
@@ -367,6 +368,53 @@ class TestConnection:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
             assert peer.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+class TestConnections:
+    """Without a thread, so that what happens in one round of the selector is for the test to say."""
+
+    @pytest.fixture
+    def round_(self):
+        with (
+            selectors.DefaultSelector() as selector,
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            contextlib.ExitStack() as stack,
+        ):
+            held = connections.Connections(selector, patience=60.0)
+            stack.callback(held.close_all)
+
+            def connect():
+                peer = stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE))
+                held.accept(listener, lambda request: b"answer")
+                return peer
+
+            yield held, selector, connect
+
+    def test_one_that_was_closed_in_the_same_round_is_left_alone(self, round_, monkeypatch):
+        monkeypatch.setattr(connections, "MOST_CONNECTIONS", 1)
+        held, selector, connect = round_
+        connect().sendall(b"GET / HTTP/1.1\r\n\r\n")
+        ((key, _),) = selector.select(PATIENCE)
+        second = connect()
+
+        key.data()
+
+        assert 1 == len(held)
+        second.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        ((key, _),) = selector.select(PATIENCE)
+        key.data()
+        assert b"answer" == second.recv(100)
+
+    def test_what_comes_after_the_end_is_not_read_as_a_request(self, round_):
+        held, selector, connect = round_
+        peer = connect()
+        for _ in range(3):
+            peer.sendall(b"nonsense\r\n\r\n")
+            ((key, _),) = selector.select(PATIENCE)
+            key.data()
+
+        assert 1 == len(held)  # until the client has read the answer and closes, or the limit
+        assert 1 == everything(peer).count(b"HTTP/1.1 400")
 
 
 class TestPorts:
