@@ -54,9 +54,38 @@ class ConntrackContract:
                 id="several",
             ),
             pytest.param(
+                [
+                    *(udp(destination=OTHER_VIP, destination_port=port) for port in range(1, 5000)),
+                    *(udp(Family.IPV6, destination=VIP6, destination_port=port) for port in range(1, 5000)),
+                ],
+                {OTHER_DNS, DNS6},
+                id="thousands",
+            ),
+            pytest.param(
                 [udp(destination=VIP), udp(destination_port=53)],
                 EVERY_FLOW - {HTTP, DNS6},
                 id="overlapping",
+            ),
+            pytest.param(
+                [udp(destination=VIP, destination_port=53, spared=frozenset({POD}))],
+                {DNS_BY_OTHER},
+                id="all but one who answers",
+            ),
+            pytest.param(
+                [udp(destination=VIP, spared=frozenset({POD, OTHER_POD}))], set(), id="all who answer spared"
+            ),
+            pytest.param(
+                [udp(destination=VIP, spared=frozenset({VIP6}))],
+                {DNS, DNS_BY_OTHER, SYSLOG},
+                id="none spared",
+            ),
+            pytest.param(
+                [
+                    udp(destination=VIP, spared=frozenset({POD})),
+                    udp(destination=VIP, spared=frozenset({OTHER_POD})),
+                ],
+                {DNS, DNS_BY_OTHER, SYSLOG},
+                id="spared by one match only",
             ),
             pytest.param([udp(destination=POD)], set(), id="who answers was not dialled"),
             pytest.param([FlowMatch(Family.IPV4, Protocol.SCTP)], set(), id="no such flow"),

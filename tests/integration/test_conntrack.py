@@ -7,6 +7,7 @@ import itertools
 import re
 import socket
 import subprocess
+import time
 
 import pytest
 
@@ -14,7 +15,7 @@ from ipvs_agent.addresses import Family, family_of, format_address, parse_addres
 from ipvs_agent.kernel.api import FlowMatch
 from ipvs_agent.kernel.conntrack import NetlinkConntrack
 from ipvs_agent.model import Protocol
-from tests.contract.conntrack import DNS, ConntrackContract
+from tests.contract.conntrack import DNS, OTHER_VIP, VIP, VIP6, ConntrackContract
 
 CLIENT = {Family.IPV4: "10.244.1.9", Family.IPV6: "fd00:244::9"}
 FAMILY_NAMES = {Family.IPV4: "ipv4", Family.IPV6: "ipv6"}
@@ -82,3 +83,33 @@ class TestNetlinkConntrack(ConntrackContract):
             [FlowMatch(Family.IPV4, Protocol.UDP, DNS[1], 53, reply_source=loopback)]
         )
         assert set() == tracked()
+
+    def test_many_flows_and_many_matches_cost_their_sum(self, conntrack):
+        """In user-mode Linux: 0.14 s for 20,000 flows, whether there are 10,000 matches or one."""
+        for tool, vip in (("iptables", "10.96.0.10/32"), ("ip6tables", "fd00:96::a/128")):
+            run("ip", "addr", "add", vip, "dev", "lo", *(["nodad"] if ":" in vip else []))
+            run(tool, "-A", "OUTPUT", "-m", "conntrack", "--ctstate", "NEW")  # has the kernel track flows
+            run(tool, "-A", "INPUT", "-p", "udp", "-j", "DROP")
+        run("sysctl", "-qw", "net.netfilter.nf_conntrack_udp_timeout=600")
+        ports = range(1, 10_001)
+        for family, vip in ((socket.AF_INET, "10.96.0.10"), (socket.AF_INET6, "fd00:96::a")):
+            with socket.socket(family, socket.SOCK_DGRAM) as client:
+                for port in ports:
+                    client.sendto(b"?", (vip, port))
+
+        def timed(wanted):
+            begin = time.monotonic()
+            return conntrack.delete(wanted), time.monotonic() - begin
+
+        def matches(vips, ports):
+            families = zip(Family, vips, strict=True)
+            return [FlowMatch(f, Protocol.UDP, vip, port) for f, vip in families for port in ports]
+
+        strangers = (OTHER_VIP, parse_address("fd00:96::b"))
+        none, few = timed(matches(strangers, [9]))
+        still_none, many = timed(matches(strangers, ports))
+
+        assert (0, 0) == (none, still_none)
+        assert many < 10 * few + 3
+        assert 10_000 == conntrack.delete(matches((VIP, VIP6), ports[::2]))
+        assert 10_000 == conntrack.delete(matches((VIP, VIP6), ports))
