@@ -7,6 +7,7 @@ IPs 10.96.3.7 and fd00:10:96::3:7, and the NodePort 31007; what it serves on por
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import NamedTuple
 
@@ -127,6 +128,17 @@ def node_object(lab, **labels):
     }
 
 
+@contextlib.contextmanager
+def running(node):
+    """Have a module's agent run, and clean up behind it; what it said is shown where the last test failed."""
+    try:
+        with node.agent:
+            yield
+    finally:
+        print(node.log.read_text())
+    node.agent.command("cleanup")
+
+
 def ask(node, client, protocol, address, port, **options):
     """Ask once as a client."""
     source = client.source(6 if ":" in address else 4)
@@ -134,7 +146,7 @@ def ask(node, client, protocol, address, port, **options):
 
 
 def sources(node, client, protocol, address, port, names, *, at_least=8):
-    """Ask, and on until all of these pods have answered; return the source that each pod that answered saw."""
+    """Ask, and on until all of these pods have answered; return which source each one that did saw."""
     deadline = time.monotonic() + PATIENCE
     seen = {}
     count = 0

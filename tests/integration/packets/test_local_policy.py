@@ -16,6 +16,7 @@ from tests.integration.packets.stock import (
     is_silent,
     node_object,
     pods,
+    running,
     sources,
 )
 from tests.lab import Node
@@ -49,12 +50,11 @@ def node(lab, tmp_path_factory):
         *STICKY_NONE_LOCAL.objects(lab, [lab.c], **sticky),
         *INTERNAL.objects(lab, [lab.c], internalTrafficPolicy="Local"),
     )
-    with node.agent:
+    with running(node):
         for stock in (EVERYWHERE, NONE_LOCAL, STICKY_NONE_LOCAL):
             for family in (4, 6):
                 node.wait_for_answer(lab.client, talk.TCP, stock.cluster_ip(family), 80)
         yield node
-    node.agent.command("cleanup")
 
 
 def connected(host, address, name):
