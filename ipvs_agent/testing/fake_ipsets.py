@@ -26,7 +26,11 @@ _ALL_ZEROS = 4353
 
 
 class FakeIpSets:
-    """The ipsets of one network namespace."""
+    """The ipsets of one network namespace.
+
+    A set takes its capacity and no more; the kernel's, once it has grown, up to some hundredths more, since
+    mtype_add in ip_set_hash_gen.h counts by parts of the table.
+    """
 
     def __init__(self) -> None:
         self.referrers: dict[str, frozenset[str]] = {}
