@@ -1,0 +1,21 @@
+"""The scenarios: each for rows of the list of kube-proxy's tests, or for a point of the agent's design."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance import report
+from tests.conformance.scenarios import SCENARIOS
+
+
+@pytest.fixture(scope="module")
+def results(arena):
+    return {result.case.name: result for result in arena.run(SCENARIOS)}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", [case.name for case in SCENARIOS])
+def test_both_sides_do_the_same(results, name):
+    result = results[name]
+    assert not result.refusal
+    assert not result.failed, report.text(result)
