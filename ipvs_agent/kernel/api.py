@@ -144,7 +144,10 @@ class IpSets(Protocol):
         """Remove all members of a set; NotFound where there is no such set."""
 
     def swap(self, one: str, other: str) -> None:
-        """Exchange the names of two sets of one type and family: members, marks and capacity go along."""
+        """Exchange the names of two sets of one type and family: members, marks and capacity go along.
+
+        Busy while somebody, in any process, is listing one of them.
+        """
 
     def members(self, name: str) -> set[SetMember]:
         """Return the members of a set; NotFound where there is no such set."""

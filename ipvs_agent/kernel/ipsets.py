@@ -60,6 +60,7 @@ _REASONS = {
     errno.ENOENT: _Reason(NotFound, "there is no such set"),
     errno.EEXIST: _Reason(AlreadyExists, "a set of that name exists"),
     errno.EINVAL: _Reason(InvalidRequest, "a value is malformed; a name has at most 31 characters"),
+    errno.EBUSY: _Reason(Busy, "somebody is listing the set"),
     errno.EPERM: _Reason(PermissionDenied, "CAP_NET_ADMIN is needed in this network namespace"),
     4097: _Reason(InvalidRequest, "the member has not the fields that the set's type needs"),
     4098: _Reason(MissingModule, "this kernel lacks the set's type (CONFIG_IP_SET_HASH_*)"),

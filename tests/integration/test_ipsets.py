@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import struct
 import subprocess
 
 import msgspec
@@ -10,10 +12,14 @@ import pytest
 
 from ipvs_agent import errors
 from ipvs_agent.addresses import Family
+from ipvs_agent.kernel import ipset_codec
 from ipvs_agent.kernel.ipsets import NetlinkIpSets
+from ipvs_agent.kernel.netlink import NETLINK_NETFILTER, NLM_F_DUMP, NLM_F_REQUEST
 from ipvs_agent.model import IpSet, Protocol, SetMember, SetType
 from ipvs_agent.operations import AddMember, DeleteMember
 from tests.contract.ipsets import EVERY_SET, HTTP, MARKS, PORTS, VIP, IpSetsContract, member_of
+
+LIST = 6 << 8 | 7  # NFNL_SUBSYS_IPSET, IPSET_CMD_LIST
 
 
 def run(*words, text=None):
@@ -131,6 +137,21 @@ class TestNetlinkIpSets(IpSetsContract):
         ipsets.swap("PORTS", "NEXT")
         ipsets.destroy("PORTS")
 
+        assert 4999 == len(ipsets.members("NEXT"))
+
+    def test_sets_that_somebody_is_listing_cannot_be_swapped(self, ipsets):
+        ipsets.create(PORTS)
+        ipsets.create(IpSet("NEXT", SetType.HASH_IP_PORT, Family.IPV4))
+        ipsets.apply([AddMember(member_of(PORTS, number)) for number in range(1, 5000)])
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as somebody:
+            payload = ipset_codec.name_of("PORTS")
+            header = struct.pack("=IHHII", 16 + len(payload), LIST, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
+            somebody.send(header + payload)  # and reads no more than the kernel has ready
+
+            with pytest.raises(errors.Busy):
+                ipsets.swap("PORTS", "NEXT")
+
+        ipsets.swap("PORTS", "NEXT")
         assert 4999 == len(ipsets.members("NEXT"))
 
     def test_a_range_without_prefix_is_one_address(self, ipsets):
