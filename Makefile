@@ -13,7 +13,7 @@ PYTHON := .venv/bin/python
 IN_MACHINE = $(PYTHON) -m tools.vm --backend $(BACKEND) --timeout $(TIMEOUT) --env CI --
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration kube nightly launcher lint bench machine clean
+.PHONY: help demo test unit integration kube conformance nightly launcher lint bench machine clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -37,6 +37,12 @@ kube: machine ## run the tests against a real kube-apiserver, built at the first
 	$(PYTHON) -m pytest tests/kube $(ARGS)
 	$(PYTHON) -m tests.kube run --backend $(BACKEND) --timeout $(TIMEOUT) --env CI -- \
 		$(PYTHON) -m pytest tests/e2e $(ARGS)
+
+conformance: machine ## compare tables and packets with the real kube-proxy's; SEED=n CASES=n for random cases
+	@tools/install kube
+	$(PYTHON) -m tests.kube build
+	$(PYTHON) -m tests.kube run --backend $(BACKEND) --timeout $(TIMEOUT) --env CI -- $(PYTHON) -m pytest \
+		tests/conformance $(if $(SEED),--seed $(SEED)) $(if $(CASES),--cases $(CASES)) $(ARGS)
 
 nightly: ## run what takes too long for each change: all integration tests on an emulated machine
 	$(MAKE) integration BACKEND=qemu TIMEOUT=5400

@@ -23,7 +23,8 @@ _POLL = 0.2
 _TIMEOUTS = (0.5, 1.0, 2.0, 3.0)
 """Seconds that a call is given: more, and more calls, where the sides still differ."""
 _MOST_TRIES = 5
-_TABLE_LOOKS = 8
+_LOOKS = (0.0, 1.0, 3.0)
+"""Seconds before each look at the tables: there are more while they differ."""
 _EMPTY_LIMIT = 600.0
 
 
@@ -149,8 +150,8 @@ class Arena:
     def _compare_tables(self, by_slot: Mapping[int, _Entry]) -> Mapping[int, list[Difference]]:
         """Compare until nothing is left to wait for."""
         found: dict[int, list[Difference]] = {}
-        for look in range(_TABLE_LOOKS):
-            time.sleep(_POLL * look)
+        for pause in _LOOKS:
+            time.sleep(pause)
             theirs, ours = (side.tables() for side in self._sides)
             listed = (_by_slot(theirs), _by_slot(ours))
             found = {}

@@ -1,8 +1,8 @@
 """Cases: one Service with its slices, through a number of states.
 
-Many cases run at the same time, each in a *slot* that says which of its addresses and node ports are meant,
-so a case is written for any slot: "{slot}" in a text is the slot's number, and a node port is one of the first
-twenty, to which the slot adds its own twenties. A slot is the third octet of addresses (10.96.{slot}.1) and
+Many cases run at the same time, each in a *slot* that says which of its addresses and node ports are meant.
+So a case is written for any slot: "{slot}" in a text is the slot's number, and a node port is one of the
+first 20, to which the slot adds its own 20s. A slot is the third octet of addresses (10.96.{slot}.1) and
 the last group of IPv6 addresses but for its last digit (fd00:10:96::{slot}1).
 """
 
@@ -22,6 +22,8 @@ FIRST_NODE_PORT = 30000
 NODE_PORTS = 20
 """How many node ports a slot has."""
 _NODE_PORT_FIELDS = {"nodePort", "healthCheckNodePort"}
+HEADLESS = "None"
+"""The cluster IP of a Service that has none."""
 CLOSED_PORT = 7
 """A port that no case serves: on a VIP it is to be closed, not somebody else's."""
 
@@ -84,7 +86,8 @@ def targets(state: Iterable[Object]) -> set[Target]:
 def vips_of(service: Object) -> list[str]:
     """Return the addresses that a Service has beside the node's."""
     spec = service["spec"]
-    return [*spec.get("clusterIPs", ()), *spec.get("externalIPs", ()), *ingress_of(service)]
+    cluster_ips = [one for one in spec.get("clusterIPs", ()) if one != HEADLESS]
+    return [*cluster_ips, *spec.get("externalIPs", ()), *ingress_of(service)]
 
 
 def ingress_of(service: Object) -> list[str]:
@@ -121,7 +124,8 @@ def edits(before: Iterable[Object], after: Iterable[Object]) -> Iterator[Edit]:
 
 def _identity(thing: Object) -> tuple[str, ...]:
     # What cannot change while an object lives is part of what it is.
-    fixed = thing["addressType"] if thing["kind"] == "EndpointSlice" else thing["spec"]["clusterIPs"][0]
+    is_slice = thing["kind"] == "EndpointSlice"
+    fixed = thing["addressType"] if is_slice else thing["spec"].get("clusterIPs", [""])[0]
     return (thing["kind"], thing["metadata"]["name"], fixed)
 
 

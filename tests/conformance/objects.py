@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tests.conformance.cases import Object
+from tests.conformance.cases import HEADLESS, Object
 from tests.conformance.lan import NODES, PODS
 
 CLUSTER = ("10.96.{slot}.1", "fd00:10:96::{slot}1")
@@ -49,6 +49,19 @@ def service(
     }
     entries = [{"ip": one} if isinstance(one, str) else one for one in ingress]
     return found | ({"status": {"loadBalancer": {"ingress": entries}}} if entries else {})
+
+
+def headless() -> Object:
+    """Return a Service that only names its endpoints."""
+    return service(addresses=(HEADLESS, HEADLESS), families=[V4])
+
+
+def external_name() -> Object:
+    """Return a Service that is another name for somebody else."""
+    found = service(type="ExternalName", externalName="elsewhere.example")
+    for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
+        del found["spec"][field]
+    return found
 
 
 def pod(name: str, **more: Any) -> Object:

@@ -102,8 +102,10 @@ def _state_without(state: tuple[Object, ...], path: Path) -> tuple[Object, ...]:
 def _remove(value: object, path: Sequence[str]) -> None:
     first, *rest = path
     if isinstance(value, dict):
+        is_last_port = first == "ports" and len(rest) == 1 and len(value.get(first, ())) == 1
         if first in value and rest:
-            _remove(value[first], rest)
+            if not is_last_port:
+                _remove(value[first], rest)
         else:
             value.pop(first, None)
     elif isinstance(value, list):

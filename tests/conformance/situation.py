@@ -66,6 +66,8 @@ class Situation:
     def kind(self, target: Target) -> str:
         """Return what a target is."""
         service = cases.service_of(self.state)
+        if target.address == API:
+            target = target._replace(address=NODE_ADDRESSES[0])
         if service is None or target not in cases.targets(self.state):
             return GONE
         if target.protocol == HTTP:
@@ -73,7 +75,7 @@ class Situation:
         if self._port(target) is None:
             return CLOSED
         kinds = {
-            CLUSTER: service["spec"]["clusterIPs"],
+            CLUSTER: service["spec"].get("clusterIPs", ()),
             LOAD_BALANCER: cases.ingress_of(service),
             EXTERNAL: service["spec"].get("externalIPs", ()),
         }

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from tests.conformance.cases import Case, Object
-from tests.conformance.objects import BALANCER, EXTERNAL, V4, V6, endpoint_slice, port, service, slices
+from tests.conformance.objects import (
+    BALANCER,
+    EXTERNAL,
+    V4,
+    V6,
+    endpoint_slice,
+    external_name,
+    headless,
+    port,
+    service,
+    slices,
+)
 
 _ALL = (("tcp-80", 8080), ("udp-53", 8081), ("sctp-99", 9090))
 _OTHERS = {"service.kubernetes.io/service-proxy-name": "other"}
@@ -101,5 +112,9 @@ SCENARIOS = (
     Case(
         "slices-with-the-headless-label",
         ((service(), *slices("abc", labels={"service.kubernetes.io/headless": ""})),),
+    ),
+    Case("headless", ((headless(), *slices("abc")), (service(), *slices("abc")))),
+    Case(
+        "external-name", ((external_name(), *slices("abc")), (service(), *slices("abc")), (external_name(),))
     ),
 )
