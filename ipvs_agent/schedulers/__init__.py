@@ -13,9 +13,9 @@ from ipvs_agent.schedulers import (
     round_robin,
     two_choices,
 )
-from ipvs_agent.schedulers.scheduler import FLAG_BITS, PLAIN_FLAGS, Scheduler
+from ipvs_agent.schedulers.scheduler import FLAG_BITS, PLAIN_FLAGS, Order, Scheduler, Weight
 
-__all__ = ["SCHEDULERS", "Scheduler", "configured", "flag_names", "nearest"]
+__all__ = ["SCHEDULERS", "Order", "Scheduler", "Weight", "configured", "flag_names", "nearest"]
 
 SCHEDULERS: Mapping[str, Scheduler] = {
     scheduler.name: scheduler

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from ipvs_agent.schedulers.scheduler import Scheduler
+from ipvs_agent.schedulers.scheduler import Order, Scheduler, Weight
 
 FO = Scheduler(
     name="fo",
-    summary="Weighted failover: the real server with the highest weight, while it is there.",
-    weight="Rank.",
+    summary="Failover: the highest weight gets everything while it is there.",
+    weight=Weight.PRIORITY,
+    weight_meaning="Rank.",
     poor_choice="Load is to be spread: of equal weights, too, one gets everything.",
+    order=Order.TIES,
+    since="3.18",
 )
 
 OVF = Scheduler(
     name="ovf",
-    summary="Weighted overflow: the real server with the highest weight, until it has as many connections.",
-    weight="Rank, and the number of active connections from which the next one is used.",
-    poor_choice="UDP: it has no active connections, so nothing ever overflows.",
+    summary="Overflow: the highest weight, until it has more active connections than that; then the next.",
+    weight=Weight.CAPACITY,
+    weight_meaning="Rank, and the number of active connections above which the next one is used.",
+    poor_choice="Weights are low: clients are refused once all are full. UDP: nothing ever overflows.",
+    order=Order.TIES,
+    since="4.3",
 )

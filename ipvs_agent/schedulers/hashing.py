@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from ipvs_agent.model import ServiceFlags
-from ipvs_agent.schedulers.scheduler import Scheduler
+from ipvs_agent.schedulers.scheduler import Order, Scheduler, Weight
+
+_BUCKETS = 256  # CONFIG_IP_VS_SH_TAB_BITS and CONFIG_IP_VS_DH_TAB_BITS, where a kernel does not set others
 
 SH = Scheduler(
     name="sh",
-    summary="Source hashing: a client address always to the same real server.",
-    weight="Number of neighbouring buckets.",
-    poor_choice="Many clients behind one address; or real servers that come and go: mh moves fewer clients.",
+    summary="Source hashing: for a client's address always the same, while the list stays.",
+    weight=Weight.SHARE,
+    weight_meaning="Number of neighbouring buckets, of 256: the last ones get none when the sum is above.",
+    poor_choice="Many clients behind one address; or real servers come and go: see mh.",
+    order=Order.CANONICAL,
     flags=("sh-fallback", "sh-port"),
-    # Without it a drained real server's clients are refused instead of sent to the next bucket.
-    default_flags=ServiceFlags.SCHEDULER_1,
+    safe_flags=ServiceFlags.SCHEDULER_1,
+    table_size=_BUCKETS,
 )
 
 DH = Scheduler(
     name="dh",
-    summary="Destination hashing: a dialled address always to the same real server; made for caches.",
-    weight="Ignored, but for 0.",
-    poor_choice="Any Service: it has one address, so one real server gets every connection.",
+    summary="Destination hashing: for a dialled address always the same.",
+    weight=Weight.IGNORED,
+    weight_meaning="Nothing, but for 0, at which its clients are refused.",
+    poor_choice="Any Service: of its one address, one real server gets everything. Made for caches.",
+    order=Order.CANONICAL,
+    table_size=_BUCKETS,
 )

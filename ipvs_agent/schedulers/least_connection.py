@@ -1,33 +1,41 @@
-"""Schedulers that compare how many connections real servers have, as far as this node knows."""
+"""Schedulers that compare how many connections real servers have, as far as this node knows.
+
+The kernel takes every UDP connection for an inactive one. sed and nq count active ones only, so that to them
+the real servers of a UDP port are idle for ever.
+"""
 
 from __future__ import annotations
 
-from ipvs_agent.schedulers.scheduler import Scheduler
+from ipvs_agent.schedulers.scheduler import Scheduler, Weight
 
 LC = Scheduler(
     name="lc",
-    summary="Least connection: the fewest connections, an active one counting as 256 inactive ones.",
-    weight="Ignored, but for 0.",
-    poor_choice="Real servers differ in size, or each node sees a small part of the connections.",
+    summary="Least connection: the fewest connections; one active is worth 256 inactive.",
+    weight=Weight.IGNORED,
+    weight_meaning="Nothing, but for 0.",
+    poor_choice="Real servers differ in size, or each node sees few of the connections.",
 )
 
 WLC = Scheduler(
     name="wlc",
     summary="Weighted least connection: the fewest connections for its weight.",
-    weight="Share of the connections that are open at one time.",
-    poor_choice="A new real server would be overrun before it is warm.",
+    weight=Weight.SHARE,
+    weight_meaning="Share of the connections that are open at one time.",
+    poor_choice="Real servers start slowly: a new one gets every new connection.",
 )
 
 SED = Scheduler(
     name="sed",
-    summary="Shortest expected delay: the fewest active connections for its weight, the new one included.",
-    weight="Share of the active connections.",
-    poor_choice="Load is light and weights differ: small real servers stay idle. UDP: it has no active ones.",
+    summary="Shortest expected delay: the fewest active ones for its weight, the new one included.",
+    weight=Weight.SHARE,
+    weight_meaning="Share of the active connections.",
+    poor_choice="UDP: one gets everything. Little load: small real servers stay idle.",
 )
 
 NQ = Scheduler(
     name="nq",
-    summary="Never queue: an idle real server where there is one, else as sed.",
-    weight="Share of the active connections, once none is idle.",
-    poor_choice="Idle small real servers must not get ahead of busy large ones. UDP: it has no active ones.",
+    summary="Never queue: an idle one where there is one, else as sed.",
+    weight=Weight.SHARE,
+    weight_meaning="Share of the active connections, once none is idle.",
+    poor_choice="UDP: one gets everything. Idle but slow ones go before fast ones.",
 )

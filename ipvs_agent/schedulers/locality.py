@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from ipvs_agent.schedulers.scheduler import Scheduler
+from ipvs_agent.schedulers.scheduler import Scheduler, Weight
+
+_WEIGHT = "Number of active connections above which it counts as overloaded; share of the addresses."
 
 LBLC = Scheduler(
     name="lblc",
-    summary="Locality-based least connection: one real server for a dialled address until it is overloaded.",
-    weight="Number of active connections from which it counts as overloaded; share of the addresses.",
-    poor_choice="Any Service: it has one address, so one real server gets most connections.",
+    summary="Locality: for a dialled address always the same, until it is overloaded.",
+    weight=Weight.CAPACITY,
+    weight_meaning=_WEIGHT,
+    poor_choice="Any Service: of its one address, one real server gets most. Made for caches.",
 )
 
 LBLCR = Scheduler(
     name="lblcr",
-    summary="As lblc, with a set of real servers for a dialled address that grows and shrinks with load.",
-    weight="Number of active connections from which it counts as overloaded; share of the addresses.",
-    poor_choice="Any Service: it has one address, so a few real servers get most connections.",
+    summary="As lblc, but for each address a set that grows and shrinks with load.",
+    weight=Weight.CAPACITY,
+    weight_meaning=_WEIGHT,
+    poor_choice="Any Service: of its one address, a few get most. Made for caches.",
 )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from ipvs_agent.model import ServiceFlags
-from ipvs_agent.schedulers.scheduler import Scheduler
+from ipvs_agent.schedulers.scheduler import Order, Scheduler, Weight
 
 MH = Scheduler(
     name="mh",
-    summary="Maglev hashing: a client always to the same real server, few of them moved by a change.",
-    weight="Share of the table's places.",
-    poor_choice="Thousands of virtual servers on a small node: each has a table of 4093 places (32 KiB).",
+    summary="Maglev hashing: for a client's address always the same; a change moves few.",
+    weight=Weight.SHARE,
+    weight_meaning="Share of the table's places; kept at its last value above 0 while it is 0.",
+    poor_choice="Many clients behind one address; or many virtual servers, at 32 KiB each.",
+    order=Order.CANONICAL,
     flags=("mh-fallback", "mh-port"),
-    # The port as kube-proxy has it, which always hashes it; the fallback for the reason that sh has.
-    default_flags=ServiceFlags.SCHEDULER_1 | ServiceFlags.SCHEDULER_2,
+    safe_flags=ServiceFlags.SCHEDULER_1,
+    kube_proxy_flags=ServiceFlags.SCHEDULER_2,
+    table_size=4093,  # CONFIG_IP_VS_MH_TAB_INDEX, where a kernel does not set another
+    since="4.18",
 )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from ipvs_agent.schedulers.scheduler import Scheduler
+from ipvs_agent.schedulers.scheduler import Scheduler, Weight
 
 RR = Scheduler(
     name="rr",
     summary="Round robin: each real server in turn.",
-    weight="Ignored, but for 0.",
-    poor_choice="Real servers differ in size, or connections differ in length.",
+    weight=Weight.IGNORED,
+    weight_meaning="Nothing, but for 0.",
+    poor_choice="Real servers differ in size, or connections in length.",
 )
 
 WRR = Scheduler(
     name="wrr",
-    summary="Weighted round robin: each real server in turn, as often as its weight says.",
-    weight="Share of the turns.",
-    poor_choice="Connections differ in length, so that turns say little of load.",
+    summary="Weighted round robin: each in turn, as often as its weight says.",
+    weight=Weight.SHARE,
+    weight_meaning="Share of the turns.",
+    poor_choice="Connections differ in length: turns then say little of load.",
 )

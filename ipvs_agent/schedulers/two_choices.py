@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from ipvs_agent.schedulers.scheduler import Scheduler
+from ipvs_agent.schedulers.scheduler import Scheduler, Weight
 
 TWOS = Scheduler(
     name="twos",
-    summary="Two choices: two real servers at random, and of these the one with fewer connections.",
-    weight="Chance to be drawn, and share of the connections.",
-    poor_choice="Kernels before 5.12 and many distributions, which do not have it.",
+    summary="Two choices: of two at random, the one with fewer connections for its weight.",
+    weight=Weight.SHARE,
+    weight_meaning="Chance to be drawn, and share of the connections.",
+    poor_choice="The kernels of many distributions do not have it.",
+    since="5.12",
 )

@@ -22,7 +22,7 @@ def test_a_scheduler_says_what_it_does_in_one_line_each(name):
 
     assert name == scheduler.name
     assert f"ip_vs_{name}" == scheduler.module
-    for text in (scheduler.summary, scheduler.weight, scheduler.poor_choice):
+    for text in (scheduler.summary, scheduler.weight_meaning, scheduler.poor_choice):
         assert text.endswith(".")
         assert "\n" not in text
 
@@ -52,6 +52,74 @@ def test_flag_names(expected, scheduler, flags):
 )
 def test_default_flags(expected, name):
     assert expected == schedulers.flag_names(name, schedulers.SCHEDULERS[name].default_flags)
+
+
+@pytest.mark.parametrize(
+    ("expected", "name"),
+    [
+        pytest.param(["mh-fallback"], "mh", id="mh: the port only where the configuration names it"),
+        pytest.param(["sh-fallback"], "sh", id="sh"),
+        pytest.param([], "dh", id="dh: it has none"),
+    ],
+)
+def test_safe_flags(expected, name):
+    assert expected == schedulers.flag_names(name, schedulers.SCHEDULERS[name].safe_flags)
+
+
+def test_the_flags_that_a_scheduler_takes_by_name():
+    plain = {"flag-1": 0x8, "flag-2": 0x10, "flag-3": 0x20}
+
+    assert plain == schedulers.SCHEDULERS["rr"].flag_bits
+    assert {**plain, "sh-fallback": 0x8, "sh-port": 0x10} == schedulers.SCHEDULERS["sh"].flag_bits
+    assert {**plain, "mh-fallback": 0x8, "mh-port": 0x10} == schedulers.SCHEDULERS["mh"].flag_bits
+
+
+@pytest.mark.parametrize("name", EVERY_NAME)
+@pytest.mark.parametrize("flags", range(0, 0x40, 8))
+def test_flag_bits_and_flag_names_agree(name, flags):
+    bits = schedulers.SCHEDULERS[name].flag_bits
+
+    assert flags == sum(bits[each] for each in schedulers.flag_names(name, flags))
+
+
+@pytest.mark.parametrize(
+    ("expected", "name", "flags"),
+    [
+        pytest.param(True, "rr", 0, id="one without a table"),
+        pytest.param(True, "sh", 0x8, id="sh with its fallback"),
+        pytest.param(False, "sh", 0x10, id="sh with another flag"),
+        pytest.param(True, "mh", 0x18, id="mh as kube-proxy's configuration has it here"),
+        pytest.param(False, "mh", 0x10, id="mh as kube-proxy has it"),
+        pytest.param(False, "dh", 0x38, id="dh has no flag for it"),
+    ],
+)
+def test_whether_a_real_server_of_weight_0_is_passed_over(expected, name, flags):
+    assert expected is schedulers.SCHEDULERS[name].can_drain(flags)
+
+
+def test_tables_orders_and_weights():
+    """As net/netfilter/ipvs/ip_vs_*.c has them."""
+    told = {
+        name: (each.weight.value, each.order.value, each.table_size, each.since)
+        for name, each in schedulers.SCHEDULERS.items()
+    }
+
+    assert told == {
+        "rr": ("ignored", "spread", 0, "2.6"),
+        "wrr": ("share", "spread", 0, "2.6"),
+        "lc": ("ignored", "spread", 0, "2.6"),
+        "wlc": ("share", "spread", 0, "2.6"),
+        "sed": ("share", "spread", 0, "2.6"),
+        "nq": ("share", "spread", 0, "2.6"),
+        "sh": ("share", "canonical", 256, "2.6"),
+        "dh": ("ignored", "canonical", 256, "2.6"),
+        "lblc": ("capacity", "spread", 0, "2.6"),
+        "lblcr": ("capacity", "spread", 0, "2.6"),
+        "mh": ("share", "canonical", 4093, "4.18"),
+        "fo": ("priority", "ties", 0, "3.18"),
+        "ovf": ("capacity", "ties", 0, "4.3"),
+        "twos": ("share", "spread", 0, "5.12"),
+    }
 
 
 @pytest.mark.parametrize("name", EVERY_NAME)
