@@ -13,6 +13,7 @@ from ipvs_agent.schedulers import (
     round_robin,
     two_choices,
 )
+from ipvs_agent.schedulers.guess import closest
 from ipvs_agent.schedulers.scheduler import FLAG_BITS, PLAIN_FLAGS, Order, Scheduler, Weight
 
 __all__ = ["SCHEDULERS", "Order", "Scheduler", "Weight", "configured", "flag_names", "nearest"]
@@ -48,9 +49,7 @@ def flag_names(scheduler: str, flags: int) -> list[str]:
 
 def nearest(name: str) -> str:
     """Return the scheduler whose name is most like a given one, empty where none is like it."""
-    import difflib  # noqa: PLC0415 - for mistakes alone, and an agent's start need not wait for it
-
-    return next(iter(difflib.get_close_matches(name.lower(), SCHEDULERS, n=1, cutoff=0.5)), "")
+    return closest(name, tuple(SCHEDULERS))
 
 
 def configured(name: str) -> Scheduler:
