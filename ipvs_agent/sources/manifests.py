@@ -26,6 +26,8 @@ POLL_SECONDS = 0.4
 """A change is seen at the next poll and read at the one after it, so within a second."""
 ABSENT_POLLS = 2
 """So many polls a file must be missing before its objects go: editors replace files by name."""
+COARSE = 2.0
+"""Seconds within which some file systems give two changes of a file one and the same time."""
 BATCH = 500
 SUFFIXES = (".json", ".yaml", ".yml")
 MAX_BYTES = 256 * 2**20
@@ -47,6 +49,8 @@ class _File:
     """As it looked at the last poll."""
     read: _Signature | None = None
     """As it looked when it was read last, whether that went well or not."""
+    is_settled: bool = True
+    """Whether any change since it was read would look different."""
     good: bool = False
     """Whether it has been read well at least once."""
     trouble: str = ""
@@ -140,8 +144,10 @@ class Manifests:
         age = time.time() - status.st_mtime
         is_quiet = signature == file.seen or (self._first_scan and age >= self._poll_seconds)
         file.seen = signature
-        if is_quiet and signature != file.read:
-            file.read = signature
+        # Another file may take its place within a tick of a coarse clock and get its size and inode.
+        is_settled = age >= COARSE or bool(status.st_mtime_ns % 10**9)
+        if is_quiet and (signature != file.read or (is_settled and not file.is_settled)):
+            file.read, file.is_settled = signature, is_settled
             self._read(path, file, status)
 
     def _read(self, path: str, file: _File, status: os.stat_result) -> None:

@@ -666,3 +666,28 @@ def test_thread(tmp_path):
     assert ObjectName("default", "web") == change.name
     assert seen_after < 1
     assert "manifests" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_file_replaced_within_a_tick_of_a_coarse_clock_is_read_again(bench, monkeypatch):
+    """hostfs, ext3 and NFS version 2 tell whole seconds, and the inode of what was replaced is used again."""
+    path = bench.path / "web.yaml"
+    bench.source = Manifests(path, bench.changes.extend)
+    now = 1_000_000.0
+    stat = os.stat
+
+    def coarse(*args, **kwargs):
+        found = stat(*args, **kwargs)
+        fields = list(found)
+        fields[1], fields[7:10] = 77, [1_000_000] * 3  # inode and times
+        return os.stat_result(fields, {"st_mtime_ns": 10**15, "st_ctime_ns": 10**15})
+
+    monkeypatch.setattr(os, "stat", coarse)
+    monkeypatch.setattr(time, "time", lambda: now)
+    path.write_text(yaml_service(port=80))
+    assert "put default/web 80" in bench.scan(2)
+    path.write_text(yaml_service(port=81))
+    assert [] == bench.scan(2)
+    now += 2.0
+    assert ["put default/web 81"] == bench.scan()
+    monkeypatch.setattr(Manifests, "_read", None)  # from now on it is known
+    assert [] == bench.scan(2)
