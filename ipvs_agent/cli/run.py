@@ -21,6 +21,7 @@ from ipvs_agent.reconcile.messages import AddressesChanged, Stop
 from ipvs_agent.reconcile.reconciler import Reconciler
 from ipvs_agent.reconcile.settings import Settings
 from ipvs_agent.reconcile.worker import ThreadWorker
+from ipvs_agent.schedulers.annotations import Choice
 from ipvs_agent.serve.events import NullRecorder, Recorder
 from ipvs_agent.sources.changes import Source
 from ipvs_agent.sources.manifests import Manifests
@@ -121,8 +122,7 @@ def _settings(config: AgentConfig, name: str) -> Settings:
     detection = config.detect_local
     return Settings(
         node_name=name,
-        scheduler=scheduler.name,
-        scheduler_flags=scheduler.default_flags,
+        scheduler=Choice(scheduler.name, scheduler.default_flags),
         node_port_networks=config.node_port_addresses,
         node_port_primary=config.node_port_primary,
         sync_period=config.sync_period,

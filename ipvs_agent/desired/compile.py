@@ -29,14 +29,18 @@ from ipvs_agent.model import (
     format_endpoint,
     mark_key,
 )
+from ipvs_agent.schedulers import SCHEDULERS
+from ipvs_agent.schedulers.annotations import Choice, choose
 
 
 class NodeView(msgspec.Struct, frozen=True):
     """What compiling needs to know of this node."""
 
     name: str
-    scheduler: str
-    scheduler_flags: int = 0
+    scheduler: Choice
+    """For Services that ask for no other."""
+    missing_schedulers: frozenset[str] = frozenset()
+    """Those that the kernel has refused to know."""
     zone: str = ""
     addresses: tuple[Address, ...] = ()
     """The addresses that the cluster knows the node by."""
@@ -55,6 +59,7 @@ class NodeView(msgspec.Struct, frozen=True):
 
 
 _RealServers = tuple[RealServer, ...]
+_BY_SOURCE = Choice("sh", SCHEDULERS["sh"].safe_flags)
 
 NO_MARKS: Mapping[ServicePort, int] = {}
 
@@ -76,7 +81,9 @@ def compile_service(
         if port.family not in node.families:
             continue
         behind = endpoints.of_port(port, slices)
-        for frontend in _Compiler(service, port, node).frontends(behind, marks.get(port, 0)):
+        choice, faults = _scheduler(service, port, node)
+        skipped += faults
+        for frontend in _Compiler(service, port, node, choice).frontends(behind, marks.get(port, 0)):
             key = frontend.virtual_server.key
             if key in frontends:
                 reason = f"port {port.name!r} asks for {key}, which another port of the Service has"
@@ -96,7 +103,7 @@ def compile_service(
         tuple(frontends.values()),
         tuple(dict.fromkeys(members)),
         health,
-        tuple(skipped),
+        tuple(dict.fromkeys(skipped)),
     )
 
 
@@ -116,6 +123,18 @@ def external_keys(port: ServicePort, node: NodeView) -> list[VirtualServerKey]:
     return [VirtualServerKey(port.family, port.protocol, address, number) for address, number in asked]
 
 
+def _scheduler(service: Service, port: ServicePort, node: NodeView) -> tuple[Choice, list[Skipped]]:
+    """Return the scheduler that a port gets, and what is wrong with what its Service asks for."""
+    choice, faults = choose(service.annotations, port.name, node.scheduler)
+    subject = f"Service {service.name}"
+    skipped = [Skipped(subject, f"metadata.annotations[{one.annotation}]", one.reason) for one in faults]
+    if choice.scheduler in node.missing_schedulers:
+        reason = f"this kernel has no scheduler {choice.scheduler}, so {node.scheduler.scheduler} is used"
+        skipped.append(Skipped(subject, "metadata.annotations", reason))
+        choice = node.scheduler
+    return choice, skipped
+
+
 def _at_api_server(service: Service, port: ServicePort, node: NodeView) -> Iterator[Skipped]:
     for field, addresses in (
         ("spec.externalIPs", port.external_ips),
@@ -133,10 +152,11 @@ class _Compiler(NamedTuple):
     service: Service
     port: ServicePort
     node: NodeView
+    choice: Choice
 
     def frontends(self, behind: Sequence[Endpoint], mark: int) -> Iterator[Frontend]:
         """Yield all virtual servers of the port; mark: 0 where it has none."""
-        service, port, node = self
+        service, port, node, _ = self
         everywhere = _real_servers(endpoints.in_cluster(behind, node.name, node.zone))
         local = everywhere
         if service.internal_local or service.external_local:
@@ -181,16 +201,14 @@ class _Compiler(NamedTuple):
         if key.address not in node.never_bound:
             vips = (key.address,)
             members.append(sets.vip_member(key.family, key.address))
-        flags = node.scheduler_flags | (ServiceFlags.PERSISTENT if service.affinity_seconds else 0)
-        virtual_server = VirtualServer(key, node.scheduler, flags, service.affinity_seconds)
+        flags = self.choice.flags | (ServiceFlags.PERSISTENT if service.affinity_seconds else 0)
+        virtual_server = VirtualServer(key, self.choice.scheduler, flags, service.affinity_seconds)
         return Frontend(virtual_server, real_servers, vips, tuple(members))
 
     def _by_mark(self, mark: int, real_servers: _RealServers) -> Frontend:
-        scheduler, flags = self.node.scheduler, self.node.scheduler_flags
-        if self.service.affinity_seconds:
-            # A persistent one would not translate ports, so a hash keeps clients at their endpoints.
-            scheduler, flags = "sh", ServiceFlags.SCHEDULER_1
-        virtual_server = VirtualServer(mark_key(self.port.family, mark), scheduler, flags)
+        # A persistent one would not translate ports, so a hash keeps clients at their endpoints.
+        choice = _BY_SOURCE if self.service.affinity_seconds else self.choice
+        virtual_server = VirtualServer(mark_key(self.port.family, mark), choice.scheduler, choice.flags)
         return Frontend(virtual_server, real_servers, vips=(), members=())
 
 

@@ -2,7 +2,8 @@
 
 A real server that goes is drained under TCP and SCTP: its weight becomes 0, so that it takes no new
 connection, and the drain removes it when its last one has ended. UDP has no last packet, so its real servers
-go at once, and the kernel moves their flows (net/ipv4/vs/expire_nodest_conn).
+go at once, and the kernel moves their flows (net/ipv4/vs/expire_nodest_conn). They go at once too under a
+scheduler that would send new clients to a real server of weight 0, and so have them refused.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import msgspec
 
 from ipvs_agent.addresses import Address
 from ipvs_agent.desired import split
-from ipvs_agent.model import Frontend, RealServerKey, SetMember, VirtualServerKey
+from ipvs_agent.model import Frontend, RealServerKey, SetMember, VirtualServer, VirtualServerKey
 from ipvs_agent.operations import (
     AddMember,
     AddRealServer,
@@ -28,6 +29,7 @@ from ipvs_agent.operations import (
     SetVirtualServer,
 )
 from ipvs_agent.reconcile.achieved import Achieved, Held
+from ipvs_agent.schedulers import SCHEDULERS
 
 
 def virtual_server(key: VirtualServerKey, wanted: Frontend | None, held: Held | None) -> Iterator[Operation]:
@@ -58,15 +60,18 @@ def _real_servers(key: VirtualServerKey, wanted: Frontend, held: Held) -> Iterat
     for endpoint, present in held.real_servers.items():
         if endpoint in staying:
             continue
-        if not is_drained(key):
+        if not is_drained(wanted.virtual_server):
             yield DeleteRealServer(key, *endpoint)
         elif present.weight:
             yield SetRealServer(key, msgspec.structs.replace(present, weight=0))
 
 
-def is_drained(key: VirtualServerKey) -> bool:
+def is_drained(virtual_server: VirtualServer) -> bool:
     """Tell whether real servers of a virtual server are drained before they go."""
-    return not split.is_udp(key)
+    if split.is_udp(virtual_server.key):
+        return False
+    scheduler = SCHEDULERS.get(virtual_server.scheduler)
+    return scheduler is None or scheduler.can_drain(virtual_server.flags)
 
 
 def vip(address: Address, *, wanted: bool, achieved: Achieved) -> Iterator[Operation]:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ipvs_agent.addresses import Address
 from ipvs_agent.desired import sets
-from ipvs_agent.errors import AlreadyExists, KernelError, NotFound
+from ipvs_agent.errors import AlreadyExists, KernelError, NotFound, UnknownScheduler
 from ipvs_agent.kernel.api import FlowMatch, Kernel
 from ipvs_agent.model import ObjectName, Protocol, SetMember, VirtualServerKey
-from ipvs_agent.operations import AddVirtualServer, Operation
+from ipvs_agent.operations import AddVirtualServer, Operation, SetVirtualServer
 from ipvs_agent.reconcile import audit, diff, drain, drift, growth
 from ipvs_agent.reconcile.achieved import Achieved
 from ipvs_agent.reconcile.audit import Tables, TableSlice
@@ -44,6 +44,8 @@ class Keeper:
         self.achieved = Achieved()
         self.may_remove = False
         """Not before all sources have been listed whole and all that they ask for is there."""
+        self.missing_schedulers: set[str] = set()
+        """Those that Services asked for and the kernel does not know."""
         self.capacities: dict[str, int] = {}
         """How many members each set takes."""
         self._new_datagram_servers: list[VirtualServerKey] = []
@@ -155,6 +157,12 @@ class Keeper:
         taken = [key for key, failure in failed.items() if _is_taken(failure)]
         for key in taken:
             del failed[key]
+        self.missing_schedulers.update(
+            failure.operation.virtual_server.scheduler
+            for failure in failed.values()
+            if isinstance(failure.error, UnknownScheduler)
+            and isinstance(failure.operation, AddVirtualServer | SetVirtualServer)
+        )
         self._waiting |= {key for key, one in failed.items() if isinstance(one.error, WaitingError)}
         for key in failed:
             attempt = self._failing.get(key, (0, 0.0))[0] + 1
@@ -204,7 +212,7 @@ class Keeper:
             if not isinstance(key, VirtualServerKey) or self.claims.owner(key) is not None:
                 continue
             held = self.achieved.virtual_servers.get(key)
-            if held is not None and held.real_servers and diff.is_drained(key):
+            if held is not None and held.real_servers and diff.is_drained(held.virtual_server):
                 frontend = drain.lingering(held, self.achieved)
                 keys.update(self.claims.claim_for_nobody(key, LINGERING, frontend))
 

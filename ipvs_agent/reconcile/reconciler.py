@@ -124,7 +124,7 @@ class Reconciler:
         return self._keeper.may_remove and not self._keeper.is_failing and not self._troubles
 
     def _is_done(self) -> bool:
-        return self._keeper.may_remove and not self._lags_behind_node()
+        return self._keeper.may_remove and not self._store.dirty and not self._lags_behind_node()
 
     def _is_hopeless(self) -> bool:
         """Tell whether a single sync will not become complete by waiting."""
@@ -220,6 +220,8 @@ class Reconciler:
         for start in range(0, len(names), _ROUND):
             now = slice(start, start + _ROUND)
             self._keeper.bring({key: None for keys in changed[now] for key in keys}, names[now])
+        if self._view and len(self._keeper.missing_schedulers) > len(self._view.missing_schedulers):
+            self._refresh_view()  # Services that asked for one that the kernel does not know get another
         if self._store.complete and is_first:
             self._prune()
 
@@ -276,7 +278,8 @@ class Reconciler:
         if self._view is None and self._settings.detects_by_node and self._lags_behind_node():
             return  # the rules come before what they are for
         api_servers = self._store.api_servers
-        view = node_view(self._settings, self._ground, self._own_addresses, node, api_servers)
+        missing = frozenset(self._keeper.missing_schedulers)
+        view = node_view(self._settings, self._ground, self._own_addresses, node, api_servers, missing)
         if self._view is not None and view != self._view:
             touched = (one for one in self._store.services.values() if is_touched(one, self._view, view))
             self._store.dirty.update(dict.fromkeys(service.name for service in touched))

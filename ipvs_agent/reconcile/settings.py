@@ -8,14 +8,15 @@ from ipvs_agent.addresses import Address, Network
 from ipvs_agent.desired.compile import NodeView
 from ipvs_agent.model import Node, RealServerKey, Service
 from ipvs_agent.reconcile.foundation import Ground, Needs
+from ipvs_agent.schedulers.annotations import Choice
 
 
 class Settings(msgspec.Struct, frozen=True):
     """Settings that last as long as the process."""
 
     node_name: str
-    scheduler: str = "rr"
-    scheduler_flags: int = 0
+    scheduler: Choice = Choice("rr", 0)
+    """For Services that ask for no other."""
     node_port_networks: tuple[Network, ...] = ()
     """NodePorts are served on the node's addresses in these networks; none: on all."""
     node_port_primary: bool = False
@@ -48,6 +49,7 @@ def node_view(
     own: frozenset[Address],
     node: Node | None,
     api_servers: frozenset[RealServerKey],
+    missing_schedulers: frozenset[str],
 ) -> NodeView:
     """Return what compiling needs to know of the node as it is now."""
     chosen = own
@@ -60,7 +62,7 @@ def node_view(
     return NodeView(
         name=settings.node_name,
         scheduler=settings.scheduler,
-        scheduler_flags=settings.scheduler_flags,
+        missing_schedulers=missing_schedulers,
         zone=node.zone if node else "",
         addresses=node.addresses if node else tuple(sorted(own)),
         node_port_addresses=tuple(sorted(chosen)),
@@ -71,10 +73,15 @@ def node_view(
     )
 
 
+_ADDRESSES = {"addresses", "node_port_addresses", "never_bound", "api_servers"}
+
+
 def is_touched(service: Service, old: NodeView, new: NodeView) -> bool:
     """Tell whether a Service may be another one on a node that has changed."""
-    alike = {"addresses", "node_port_addresses", "never_bound", "api_servers"}
-    if any(getattr(old, field) != getattr(new, field) for field in set(NodeView.__struct_fields__) - alike):
+    differing = {field for field in NodeView.__struct_fields__ if getattr(old, field) != getattr(new, field)}
+    if differing == {"missing_schedulers"}:
+        return bool(service.annotations)
+    if not differing <= _ADDRESSES:
         return True
     # Cluster IPs do not depend on addresses of the node.
     return any(port.node_port or port.external_ips or port.load_balancer_ips for port in service.ports)

@@ -7,9 +7,10 @@ import random
 from ipvs_agent.desired.compile import NodeView, compile_service
 from ipvs_agent.model import VirtualServerKey
 from ipvs_agent.reconcile.claims import FOREIGN, LINGERING, Claims
+from ipvs_agent.schedulers.annotations import Choice
 from ipvs_agent.testing.builders import address, endpoint, endpoint_slice, key, name, port, service
 
-NODE = NodeView(name="node-a", scheduler="rr")
+NODE = NodeView(name="node-a", scheduler=Choice("rr", 0))
 SHARED = "198.51.100.7"
 
 

@@ -11,11 +11,12 @@ import pytest
 from ipvs_agent.addresses import Family, format_address
 from ipvs_agent.desired.compile import NodeView, compile_service
 from ipvs_agent.model import Protocol, ServiceFlags, format_endpoint
+from ipvs_agent.schedulers.annotations import Choice
 from ipvs_agent.testing.builders import address, endpoint, endpoint_slice, port, service
 
 NODE = NodeView(
     name="node-a",
-    scheduler="rr",
+    scheduler=Choice("rr", 0),
     node_port_addresses=(address("192.0.2.1"), address("2001:db8::1")),
     never_bound=frozenset({address("192.0.2.1"), address("2001:db8::1")}),
 )
@@ -187,3 +188,38 @@ def test_two_ports_that_ask_for_one_address_and_port_are_said():
     assert 1 == len(plan.frontends)
     assert ["Service shop/web: spec.ports: port 'two' asks for -t 10.96.0.80:80, which another port of the "
             "Service has"] == [str(one) for one in plan.skipped]  # fmt: skip
+
+
+class TestSchedulers:
+    HTTP, HTTPS = port(number=80, name="http"), port(number=443, name="https")
+
+    def schedulers(self, annotations, node=NODE):
+        plan = compiled(service("shop/web", self.HTTP, self.HTTPS, annotations=annotations), node=node)
+        found = {one.virtual_server.key.port: one.virtual_server for one in plan.frontends}
+        return {number: (one.scheduler, one.flags) for number, one in found.items()}, [
+            str(one) for one in plan.skipped
+        ]
+
+    def test_an_annotation_is_for_all_ports_or_for_one(self):
+        chosen, skipped = self.schedulers(
+            {"ipvs-agent.io/scheduler": "lc", "ipvs-agent.io/scheduler.https": "sh"}
+        )
+
+        assert {80: ("lc", 0), 443: ("sh", ServiceFlags.SCHEDULER_1)} == chosen
+        assert [] == skipped
+
+    def test_one_that_makes_no_sense_is_said_once_and_the_default_serves(self):
+        chosen, skipped = self.schedulers({"ipvs-agent.io/scheduler": "wllc"})
+
+        assert {80: ("rr", 0), 443: ("rr", 0)} == chosen
+        assert ["Service shop/web: metadata.annotations[ipvs-agent.io/scheduler]: 'wllc' is not a scheduler; "
+                "did you mean wlc?"] == skipped  # fmt: skip
+
+    def test_one_that_the_kernel_lacks_is_said_and_the_default_serves(self):
+        node = changed(NODE, missing_schedulers=frozenset({"twos"}))
+        chosen, skipped = self.schedulers({"ipvs-agent.io/scheduler": "twos"}, node)
+
+        assert {80: ("rr", 0), 443: ("rr", 0)} == chosen
+        assert [
+            "Service shop/web: metadata.annotations: this kernel has no scheduler twos, so rr is used"
+        ] == skipped

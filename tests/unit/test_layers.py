@@ -40,13 +40,13 @@ TOP = {"addresses", "errors", "model", "operations", "documents", "yaml_document
 ALLOWED = {
     "check": {"config", "desired", "kernel", "schedulers"},
     "schedulers": set(),
-    "desired": set(),
+    "desired": {"schedulers"},
     "kernel": set(),
     "config": {"schedulers", "sources"},
     "sources": set(),
     "serve": {"status"},
     "status": {"schedulers"},
-    "reconcile": {"desired", "kernel", "logs", "sources"},
+    "reconcile": {"desired", "kernel", "logs", "schedulers", "sources"},
     "testing": {"desired", "kernel", "schedulers", "sources"},
     "cli": {
         *("check", "config", "desired", "kernel", "logs"),

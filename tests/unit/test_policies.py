@@ -13,11 +13,12 @@ from ipvs_agent.addresses import Family, format_address, parse_network
 from ipvs_agent.desired import split
 from ipvs_agent.desired.compile import NodeView, compile_service
 from ipvs_agent.model import Protocol, ServiceFlags
+from ipvs_agent.schedulers.annotations import Choice
 from ipvs_agent.testing.builders import address, endpoint, endpoint_slice, port, service
 
 NODE = NodeView(
     name="node-a",
-    scheduler="rr",
+    scheduler=Choice("rr", 0),
     zone="east",
     addresses=(address("192.0.2.1"), address("2001:db8::1")),
     node_port_addresses=(address("192.0.2.1"), address("2001:db8::1")),

@@ -534,3 +534,41 @@ def test_any_history_on_a_failing_kernel_ends_where_a_fresh_start_would(seed):
     assert fresh.tables() == bench.tables()
     assert fresh.vips() == bench.vips()
     assert fresh.members() == bench.members()
+
+
+def test_a_scheduler_that_the_kernel_lacks_gives_way_to_the_default(caplog):
+    bench = Bench(FakeKernel(ipvs=FakeIpvs(schedulers=("rr", "lc"))))
+    asked = service("shop/web", annotations={"ipvs-agent.io/scheduler": "twos"})
+    plain = service("shop/plain", port("10.96.0.81"), annotations={"ipvs-agent.io/scheduler": "lc"})
+    bench.put(asked, plain, endpoint_slice(endpoints=[A])).list_all().pass_time(2)
+
+    assert {"10.244.1.11:8080": 1} == bench.tables()["-t 10.96.0.80:80"]
+    assert "rr" == bench.kernel.ipvs.virtual_server(VIP).virtual_server.scheduler
+    assert 1 == caplog.text.count("this kernel has no scheduler twos, so rr is used")
+    bench.put(service("shop/web", annotations={"ipvs-agent.io/scheduler": "lc"}))
+
+    assert "lc" == bench.kernel.ipvs.virtual_server(VIP).virtual_server.scheduler
+
+
+@pytest.mark.parametrize(
+    ("annotations", "weights"),
+    [
+        pytest.param({}, {"10.244.1.11:8080": 1, "10.244.1.12:8080": 0}, id="rr drains"),
+        pytest.param({"ipvs-agent.io/scheduler": "dh"}, {"10.244.1.11:8080": 1}, id="dh has no fallback"),
+        pytest.param(
+            {"ipvs-agent.io/scheduler": "sh", "ipvs-agent.io/scheduler-flags": "none"},
+            {"10.244.1.11:8080": 1},
+            id="sh without its fallback",
+        ),
+        pytest.param(
+            {"ipvs-agent.io/scheduler": "sh"}, {"10.244.1.11:8080": 1, "10.244.1.12:8080": 0}, id="sh drains"
+        ),
+    ],
+)
+def test_a_real_server_goes_at_once_where_its_clients_would_be_refused(annotations, weights):
+    bench = serving(annotations=annotations)
+    for each in (A, B):
+        bench.kernel.ipvs.set_connections(VIP, (each.address, each.port), active=1)
+    bench.put(endpoint_slice(endpoints=[A]))
+
+    assert weights == bench.tables()["-t 10.96.0.80:80"]
