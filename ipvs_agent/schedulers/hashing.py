@@ -9,10 +9,10 @@ _BUCKETS = 256  # CONFIG_IP_VS_SH_TAB_BITS and CONFIG_IP_VS_DH_TAB_BITS, where a
 
 SH = Scheduler(
     name="sh",
-    summary="Source hashing: for a client's address always the same, while the list stays.",
+    summary="Source hashing: by client address.",
     weight=Weight.SHARE,
     weight_meaning="Number of neighbouring buckets, of 256: the last ones get none when the sum is above.",
-    poor_choice="Many clients behind one address; or real servers come and go: see mh.",
+    poor_choice="One address for many clients. Much change: mh moves fewer.",
     order=Order.CANONICAL,
     flags=("sh-fallback", "sh-port"),
     safe_flags=ServiceFlags.SCHEDULER_1,
@@ -21,10 +21,10 @@ SH = Scheduler(
 
 DH = Scheduler(
     name="dh",
-    summary="Destination hashing: for a dialled address always the same.",
+    summary="Destination hashing: by the address that was dialled.",
     weight=Weight.IGNORED,
     weight_meaning="Nothing, but for 0, at which its clients are refused.",
-    poor_choice="Any Service: of its one address, one real server gets everything. Made for caches.",
+    poor_choice="Any Service: one real server gets all. Made for caches.",
     order=Order.CANONICAL,
     table_size=_BUCKETS,
 )

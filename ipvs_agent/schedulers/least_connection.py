@@ -10,32 +10,32 @@ from ipvs_agent.schedulers.scheduler import Scheduler, Weight
 
 LC = Scheduler(
     name="lc",
-    summary="Least connection: the fewest connections; one active is worth 256 inactive.",
+    summary="Least connection: the fewest connections.",
     weight=Weight.IGNORED,
     weight_meaning="Nothing, but for 0.",
-    poor_choice="Real servers differ in size, or each node sees few of the connections.",
+    poor_choice="Nodes are many: each counts only its own connections.",
 )
 
 WLC = Scheduler(
     name="wlc",
-    summary="Weighted least connection: the fewest connections for its weight.",
+    summary="Weighted least connection: the fewest for its weight.",
     weight=Weight.SHARE,
     weight_meaning="Share of the connections that are open at one time.",
-    poor_choice="Real servers start slowly: a new one gets every new connection.",
+    poor_choice="Start-up is slow: a new one gets every new connection.",
 )
 
 SED = Scheduler(
     name="sed",
-    summary="Shortest expected delay: the fewest active ones for its weight, the new one included.",
+    summary="Shortest expected delay: the fewest active by weight.",
     weight=Weight.SHARE,
     weight_meaning="Share of the active connections.",
-    poor_choice="UDP: one gets everything. Little load: small real servers stay idle.",
+    poor_choice="UDP: one gets all. Little load: small ones stay idle.",
 )
 
 NQ = Scheduler(
     name="nq",
-    summary="Never queue: an idle one where there is one, else as sed.",
+    summary="Never queue: an idle one if there is one, else as sed.",
     weight=Weight.SHARE,
     weight_meaning="Share of the active connections, once none is idle.",
-    poor_choice="UDP: one gets everything. Idle but slow ones go before fast ones.",
+    poor_choice="UDP: one gets all. Idle ones go first, however slow.",
 )

@@ -8,16 +8,16 @@ _WEIGHT = "Number of active connections above which it counts as overloaded; sha
 
 LBLC = Scheduler(
     name="lblc",
-    summary="Locality: for a dialled address always the same, until it is overloaded.",
+    summary="Locality: by dialled address, until overloaded.",
     weight=Weight.CAPACITY,
     weight_meaning=_WEIGHT,
-    poor_choice="Any Service: of its one address, one real server gets most. Made for caches.",
+    poor_choice="Any Service: one real server gets most. Made for caches.",
 )
 
 LBLCR = Scheduler(
     name="lblcr",
-    summary="As lblc, but for each address a set that grows and shrinks with load.",
+    summary="As lblc, with a set that grows and shrinks with load.",
     weight=Weight.CAPACITY,
     weight_meaning=_WEIGHT,
-    poor_choice="Any Service: of its one address, a few get most. Made for caches.",
+    poor_choice="Any Service: a few get most. Made for caches.",
 )

@@ -7,10 +7,10 @@ from ipvs_agent.schedulers.scheduler import Order, Scheduler, Weight
 
 MH = Scheduler(
     name="mh",
-    summary="Maglev hashing: for a client's address always the same; a change moves few.",
+    summary="Maglev hashing: by client address; a change moves few.",
     weight=Weight.SHARE,
     weight_meaning="Share of the table's places; kept at its last value above 0 while it is 0.",
-    poor_choice="Many clients behind one address; or many virtual servers, at 32 KiB each.",
+    poor_choice="One address for many clients. Little memory: 32 KiB each.",
     order=Order.CANONICAL,
     flags=("mh-fallback", "mh-port"),
     safe_flags=ServiceFlags.SCHEDULER_1,

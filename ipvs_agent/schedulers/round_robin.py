@@ -6,7 +6,7 @@ from ipvs_agent.schedulers.scheduler import Scheduler, Weight
 
 RR = Scheduler(
     name="rr",
-    summary="Round robin: each real server in turn.",
+    summary="Round robin: each in turn.",
     weight=Weight.IGNORED,
     weight_meaning="Nothing, but for 0.",
     poor_choice="Real servers differ in size, or connections in length.",
@@ -14,8 +14,8 @@ RR = Scheduler(
 
 WRR = Scheduler(
     name="wrr",
-    summary="Weighted round robin: each in turn, as often as its weight says.",
+    summary="Weighted round robin: turns by weight.",
     weight=Weight.SHARE,
     weight_meaning="Share of the turns.",
-    poor_choice="Connections differ in length: turns then say little of load.",
+    poor_choice="Connections differ in length: turns say little of load.",
 )
