@@ -46,7 +46,7 @@ def _presences() -> dict[str, Presence]:
         elsewhere, loadable = Presence.UNKNOWN, set[str]()
     else:
         # A line is "kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz: what it needs".
-        elsewhere, loadable = Presence.NO, set(re.findall(r"^\S*/(\w+)\.ko[^/\s]*:", text, re.MULTILINE))
+        elsewhere, loadable = Presence.NO, set(re.findall(r"/(\w+)\.ko[^/\s]*:", text))
 
     def presence(module: str) -> Presence:
         if there.has(module):

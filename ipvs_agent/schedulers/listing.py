@@ -82,10 +82,7 @@ def _cells(scheduler: Scheduler, presence: Presence) -> list[str]:
         scheduler.summary,
         scheduler.poor_choice,
     )
-    columns = [
-        textwrap.wrap(cell, width, break_on_hyphens=False)
-        for cell, width in zip(cells, _COLUMNS.values(), strict=True)
-    ]
+    columns = [textwrap.wrap(cell, width) for cell, width in zip(cells, _COLUMNS.values(), strict=True)]
     return [_line(line) for line in itertools.zip_longest(*columns, fillvalue="")]
 
 
