@@ -56,6 +56,14 @@ _TYPES = {
     Purpose.HAIRPIN: SetType.HASH_IP_PORT_IP,
 }
 
+MANNERS = frozenset(
+    {
+        *(Purpose.CLUSTER, Purpose.EXTERNAL, Purpose.MARKS),
+        *(Purpose.NOLOCAL, Purpose.RESTRICTED, Purpose.ALLOWED),
+    }
+)
+"""What is said of how a virtual server is reached, and not of whether it is there."""
+
 HEALTH = IpSet(f"{PREFIX}-HEALTH", SetType.BITMAP_PORT, None)
 """TCP ports on which this node tells load balancers of its endpoints; on all of its addresses."""
 
@@ -132,6 +140,16 @@ def marks(members: Iterable[SetMember]) -> dict[VirtualServerKey, int]:
     return {_key(member): member.mark for member in members if member.mark}
 
 
+def purpose_of(member: SetMember) -> str:
+    """Return what the set of a member says of it."""
+    return _PURPOSES.get(member.set_name, "")
+
+
+def dialled(member: SetMember) -> VirtualServerKey:
+    """Return what a member with a port is about: an address and port of a transport protocol."""
+    return VirtualServerKey(family_of(member.address), member.protocol, member.address, member.port)
+
+
 def names_vip(member: SetMember) -> bool:
     """Tell whether a member names its address as a VIP of ours."""
     return member.set_name in _VIP_SETS
@@ -151,6 +169,7 @@ _NAMES = {
     for purpose in _TYPES
     for family, digit in ((Family.IPV4, "4"), (Family.IPV6, "6"))
 }
+_PURPOSES = {name: purpose for (purpose, _), name in _NAMES.items()}
 _LEDGERS = {_NAMES[Purpose.SERVICES, family] for family in Family}
 _VIP_SETS = {_NAMES[Purpose.VIPS, family] for family in Family}
 _RESTRICTED_SETS = {_NAMES[Purpose.RESTRICTED, family] for family in Family}

@@ -33,6 +33,11 @@ def is_ours(key: VirtualServerKey) -> bool:
     return key.mark & TAG_MASK == TAG
 
 
+def is_for(key: VirtualServerKey, protocol: int) -> bool:
+    """Tell whether a virtual server is one by a mark of ours for a transport protocol."""
+    return is_ours(key) and is_udp(key) == (protocol == Protocol.UDP)
+
+
 def is_udp(key: VirtualServerKey) -> bool:
     """Tell whether a virtual server, by address or by a mark of ours, takes UDP."""
     return key.protocol == Protocol.UDP or (is_ours(key) and bool(key.mark & _UDP))

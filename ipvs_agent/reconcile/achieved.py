@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from ipvs_agent.addresses import Address
+from ipvs_agent.desired import sets
+from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.model import (
     RealServer,
     RealServerKey,
     SetMember,
     VirtualServer,
     VirtualServerKey,
+    mark_key,
 )
 from ipvs_agent.operations import (
     AddMember,
@@ -47,12 +50,22 @@ class Achieved:
         self.sizes: Counter[str] = Counter()
         """How many members each set has."""
         self._at_address: Counter[Address] = Counter()
-        self._marked: dict[SetMember, SetMember] = {}
-        """Members with a mark by themselves without it, as the kernel knows them."""
+        self._marked: dict[VirtualServerKey, SetMember] = {}
+        """Members of the sets with marks by what clients dial: the kernel holds one for each."""
+        self._of_mark: Counter[VirtualServerKey] = Counter()
+        """How many of them lead to each virtual server by mark."""
 
     def serves(self, address: Address) -> bool:
         """Tell whether there is a virtual server on an address."""
         return self._at_address[address] > 0
+
+    def marking(self, key: VirtualServerKey) -> SetMember | None:
+        """Return the member that gives a mark to what is dialled at a virtual server."""
+        return self._marked.get(key)
+
+    def goes_by(self, by_mark: VirtualServerKey) -> bool:
+        """Tell whether anything goes by a mark: a virtual server, or what clients dial."""
+        return by_mark in self.virtual_servers or self._of_mark[by_mark] > 0
 
     def record(self, operation: Operation) -> None:
         """Take note of an operation that was done."""
@@ -112,18 +125,21 @@ class Achieved:
     def _add(self, member: SetMember) -> None:
         if member in self.members:
             return
-        if member.mark:
-            place = msgspec.structs.replace(member, mark=0)
-            if place in self._marked:
-                self._discard(self._marked[place])  # the kernel has replaced the mark
-            self._marked[place] = member
+        if sets.purpose_of(member) == Purpose.MARKS:
+            dialled = sets.dialled(member)
+            if dialled in self._marked:
+                self._discard(self._marked[dialled])  # the kernel has replaced the mark
+            self._marked[dialled] = member
+            self._of_mark[mark_key(dialled.family, member.mark)] += 1
         self.members.add(member)
         self.sizes[member.set_name] += 1
 
     def _discard(self, member: SetMember) -> None:
         if member not in self.members:
             return
-        if member.mark:
-            del self._marked[msgspec.structs.replace(member, mark=0)]
+        if sets.purpose_of(member) == Purpose.MARKS:
+            dialled = sets.dialled(member)
+            del self._marked[dialled]
+            self._of_mark[mark_key(dialled.family, member.mark)] -= 1
         self.members.remove(member)
         self.sizes[member.set_name] -= 1

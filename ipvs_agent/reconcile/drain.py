@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from ipvs_agent.addresses import family_of
 from ipvs_agent.desired import sets
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.model import Frontend, ObservedRealServer, RealServerKey, VirtualServerKey
@@ -20,6 +19,9 @@ from ipvs_agent.reconcile.achieved import Achieved, Held
 FIRST_CHECK = 1.0
 """Seconds from the start of a drain until it is looked at."""
 _SLOWEST_CHECK = 10.0
+PATIENCE_BEHIND_MARK = 3600.0
+"""Seconds for which an address stays for connections behind a mark that other addresses have too: IPVS does
+not say on which of them a connection came in."""
 _STILL = 5.0
 """Seconds without a packet after which connections that are not established are given up."""
 
@@ -62,21 +64,21 @@ def removals(key: VirtualServerKey, endpoints: Iterable[RealServerKey]) -> list[
     return [DeleteRealServer(key, address, port) for address, port in endpoints]
 
 
-def lingering(held: Held, achieved: Achieved) -> Frontend:
+def lingering(held: Held, achieved: Achieved, *, keeps_mark: bool) -> Frontend:
     """Return what stays of a virtual server that nobody wants, until its connections have ended.
 
-    The connections of one by mark come in on the addresses that had the mark.
+    keeps_mark: clients inside the cluster go on to be led to a virtual server by mark, which drains too.
     """
     key = held.virtual_server.key
     if key.mark:
-        marked = {one.address for one in achieved.members if one.mark == key.mark}
-        vips = tuple(sorted(vip for vip in marked & achieved.vips if family_of(vip) == key.family))
-        names = tuple(sets.vip_member(key.family, vip) for vip in vips)
-        return Frontend(held.virtual_server, (), vips, names)
+        return Frontend(held.virtual_server, (), vips=(), members=())
     belongings = [
         sets.port_member(purpose, key) for purpose in (Purpose.SERVICES, Purpose.CLUSTER, Purpose.EXTERNAL)
     ]
     belongings.append(sets.vip_member(key.family, key.address))
+    marking = achieved.marking(key)
+    if keeps_mark and marking is not None:
+        belongings.append(marking)
     members = tuple(member for member in belongings if member in achieved.members)
     vips = (key.address,) if key.address in achieved.vips else ()
     return Frontend(held.virtual_server, (), vips, members)

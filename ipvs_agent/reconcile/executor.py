@@ -10,6 +10,7 @@ import msgspec
 
 from ipvs_agent.addresses import Address
 from ipvs_agent.desired import sets
+from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.errors import AlreadyExists, KernelError, NotFound
 from ipvs_agent.kernel.api import Kernel, Outcomes
 from ipvs_agent.model import Frontend, SetMember, VirtualServerKey
@@ -35,6 +36,9 @@ from ipvs_agent.reconcile.claims import Key
 
 _SET_PHASES = {Phase.ADD_MEMBERS, Phase.RESTRICT, Phase.UNRESTRICT, Phase.DELETE_MEMBERS}
 _VIP_PHASES = {Phase.ADD_VIPS, Phase.DELETE_VIPS}
+
+
+_Wanted = Callable[[VirtualServerKey], Frontend | None]
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -63,7 +67,7 @@ def execute(
     operations: Iterable[Operation],
     kernel: Kernel,
     achieved: Achieved,
-    wanted: Callable[[VirtualServerKey], Frontend | None],
+    wanted: _Wanted,
 ) -> list[Failure]:
     """Run operations in the order of their phases, record what was done, and return what was not.
 
@@ -88,17 +92,17 @@ def execute(
     return failures
 
 
-def _obstacle(
-    operation: Operation, achieved: Achieved, wanted: Callable[[VirtualServerKey], Frontend | None]
-) -> str:
+def _obstacle(operation: Operation, achieved: Achieved, wanted: _Wanted) -> str:
     """Return why an operation must wait, whatever else failed before it; mostly nothing.
 
     What is ours must be known as ours for as long as it is there, a virtual server must not be open to
     clients that a set is to shut out, and a VIP must not swallow packets that no virtual server takes.
     """
     match operation:
+        case AddMember():
+            obstacle = _what_comes_first(operation.member, achieved, wanted)
         case DeleteMember():
-            obstacle = _what_stands_on(operation.member, achieved)
+            obstacle = _what_stands_on(operation.member, achieved, wanted)
         case AddVip():
             obstacle = _what_vip_lacks(operation.address, achieved)
         case AddVirtualServer():
@@ -130,12 +134,54 @@ def _missing_member(frontend: Frontend | None, achieved: Achieved, *, restricts_
     return ""
 
 
-def _what_stands_on(member: SetMember, achieved: Achieved) -> str:
-    if sets.names_vip(member) and member.address in achieved.vips:
-        return "the VIP is still there"
-    if sets.ledger_key(member) in achieved.virtual_servers:
-        return "the virtual server is still there"
-    return ""
+def _what_comes_first(member: SetMember, achieved: Achieved, wanted: _Wanted) -> str:
+    """Return what must be there before a member: who is allowed, before the others are shut out."""
+    if sets.purpose_of(member) != Purpose.RESTRICTED:
+        return ""
+    frontend = wanted(sets.dialled(member))
+    is_missing = frontend is not None and not _allowed(frontend) <= achieved.members
+    return "not all whom it is to let in are known yet" if is_missing else ""
+
+
+def _what_stands_on(member: SetMember, achieved: Achieved, wanted: _Wanted) -> str:
+    """Return what must be gone, or there, before a member goes."""
+    match sets.purpose_of(member):
+        case Purpose.VIPS:
+            return "the VIP is still there" if member.address in achieved.vips else ""
+        case Purpose.SERVICES:
+            return (
+                "the virtual server is still there"
+                if sets.dialled(member) in achieved.virtual_servers
+                else ""
+            )
+        case Purpose.RESTRICTED:
+            is_open = _takes_unwanted_connections(sets.dialled(member), achieved, wanted)
+            return "a real server that goes still takes connections" if is_open else ""
+        case Purpose.ALLOWED:
+            is_needed = _shuts_out_too_many(sets.dialled(member), achieved, wanted)
+            return "the restriction is not yet as it should be" if is_needed else ""
+        case _:
+            return ""
+
+
+def _takes_unwanted_connections(key: VirtualServerKey, achieved: Achieved, wanted: _Wanted) -> bool:
+    held, frontend = achieved.virtual_servers.get(key), wanted(key)
+    staying = {server.endpoint for server in frontend.real_servers} if frontend is not None else set()
+    leaving = held.real_servers.keys() - staying if held is not None else set()
+    return held is not None and any(held.real_servers[endpoint].weight for endpoint in leaving)
+
+
+def _shuts_out_too_many(key: VirtualServerKey, achieved: Achieved, wanted: _Wanted) -> bool:
+    """Tell whether clients are shut out whom no member lets in though one should."""
+    restriction, frontend = sets.port_member(Purpose.RESTRICTED, key), wanted(key)
+    if restriction not in achieved.members:
+        return False
+    is_wanted = frontend is not None and restriction in frontend.members
+    return not is_wanted or (frontend is not None and not _allowed(frontend) <= achieved.members)
+
+
+def _allowed(frontend: Frontend) -> set[SetMember]:
+    return {member for member in frontend.members if sets.purpose_of(member) == Purpose.ALLOWED}
 
 
 def _phase(operation: Operation) -> Phase:

@@ -36,7 +36,8 @@ class Needs(msgspec.Struct, frozen=True):
     """What the configuration says of the foundation."""
 
     scheduler_module: str = "ip_vs_rr"
-    masquerade: shim.Masquerade = shim.Masquerade()
+    masquerade: shim.Masquerade | None = shim.Masquerade()
+    """None: it is not known yet, so the rules stay as they are."""
     strict_arp: bool = False
 
 
@@ -62,20 +63,26 @@ def lay(kernel: Kernel, needs: Needs) -> Ground:
         kernel.sysctls.write(name, value)
     kernel.vips.ensure_link()
     families = kernel.iptables.families()
-    random_fully = kernel.iptables.supports_random_fully()
-    masquerade = msgspec.structs.replace(needs.masquerade, random_fully=random_fully)
     written = _lay_sets(kernel, families)
-    undivided: set[Family] = set()
-    for family in sorted(families):
-        saved = kernel.iptables.save(family)
-        text = shim.restore_text(shim.tables(family, masquerade), saved)
-        if text:
-            kernel.iptables.restore(family, text)
-            written.append(f"{family.name} rules")
-        if not masquerade.inside(family) or foreign_mark_writers(saved):
-            undivided.add(family)
+    undivided = frozenset(families)
+    if needs.masquerade is not None:
+        random_fully = kernel.iptables.supports_random_fully()
+        masquerade = msgspec.structs.replace(needs.masquerade, random_fully=random_fully)
+        undivided = frozenset(
+            family for family in sorted(families) if not _lay_rules(kernel, family, masquerade, written)
+        )
     capacities = {name: ip_set.capacity for name, ip_set in kernel.ipsets.sets().items() if ip_set}
-    return Ground(families, tuple(written), kernel.iptables.refusals(), frozenset(undivided), capacities)
+    return Ground(families, tuple(written), kernel.iptables.refusals(), undivided, capacities)
+
+
+def _lay_rules(kernel: Kernel, family: Family, masquerade: shim.Masquerade, written: list[str]) -> bool:
+    """Write the rules where they differ; return whether they tell clients inside the cluster for certain."""
+    saved = kernel.iptables.save(family)
+    text = shim.restore_text(shim.tables(family, masquerade), saved)
+    if text:
+        kernel.iptables.restore(family, text)
+        written.append(f"{family.name} rules")
+    return bool(masquerade.inside(family)) and not foreign_mark_writers(saved)
 
 
 def _lay_sets(kernel: Kernel, families: Iterable[Family]) -> list[str]:

@@ -8,7 +8,11 @@ from ipvs_agent.model import HealthCheck, ObjectName
 from ipvs_agent.reconcile.outlets import HealthBoard
 
 _PERIODS = 2
-"""For so many sync periods something may be undone before the agent calls itself unhealthy, as kube-proxy."""
+"""For so many sync periods the agent may be kept from its work before it is unhealthy, as kube-proxy."""
+_LEAST_PATIENCE = 60.0
+"""Seconds; a busy machine is not unhealthy because its sync period is short."""
+_HANGING = 2
+"""The loop turns at each audit at the latest; one that has not turned for so many patiences hangs."""
 
 
 class Health:
@@ -16,22 +20,25 @@ class Health:
 
     def __init__(self, board: HealthBoard, sync_period: float, clock: Callable[[], float]) -> None:
         self._board = board
-        self._patience = _PERIODS * sync_period
+        self._patience = max(_PERIODS * sync_period, _LEAST_PATIENCE)
         self._clock = clock
         self._checks: dict[ObjectName, HealthCheck] = {}
-        self._behind_since: float | None = clock()
+        self._noted = clock()
+        self._behind_since: float | None = self._noted
 
     def is_healthy(self) -> bool:
-        """Tell whether the kernel is as it should be, or has not been otherwise for long."""
-        since = self._behind_since
-        return since is None or self._clock() - since < self._patience
+        """Tell whether the loop turns, and has not been kept from its work for long."""
+        now, since = self._clock(), self._behind_since
+        is_late = since is not None and now - since >= self._patience
+        return not is_late and now - self._noted < _HANGING * self._patience
 
     def note(self, *, is_behind: bool) -> None:
-        """Take note whether something is not where it should be."""
+        """Take note, at each turn of the loop, whether something keeps it from its work."""
+        self._noted = self._clock()
         if not is_behind:
             self._behind_since = None
         elif self._behind_since is None:
-            self._behind_since = self._clock()
+            self._behind_since = self._noted
 
     def publish(self, name: ObjectName, check: HealthCheck | None) -> None:
         """Have load balancers hear of a Service, where it differs from what they heard; None: no longer."""

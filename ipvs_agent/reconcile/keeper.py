@@ -9,12 +9,18 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 
-from ipvs_agent.addresses import Address
-from ipvs_agent.desired import sets
+from ipvs_agent.desired import sets, split
+from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.errors import AlreadyExists, KernelError, NotFound, UnknownScheduler
 from ipvs_agent.kernel.api import FlowMatch, Kernel
-from ipvs_agent.model import ObjectName, Protocol, SetMember, VirtualServerKey
-from ipvs_agent.operations import AddVirtualServer, Operation, SetVirtualServer
+from ipvs_agent.model import ObjectName, Protocol, RealServerKey, SetMember, VirtualServerKey, mark_key
+from ipvs_agent.operations import (
+    AddVirtualServer,
+    DeleteMember,
+    DeleteVirtualServer,
+    Operation,
+    SetVirtualServer,
+)
 from ipvs_agent.reconcile import audit, diff, drain, drift, growth
 from ipvs_agent.reconcile.achieved import Achieved
 from ipvs_agent.reconcile.audit import Tables, TableSlice
@@ -60,6 +66,8 @@ class Keeper:
         self._waiting: set[Key] = set()
         """Those of them that another failing one held back: they go on as soon as one succeeds."""
         self._drains: dict[VirtualServerKey, drain.Progress] = {}
+        self._ways_in: dict[VirtualServerKey, set[VirtualServerKey]] = {}
+        """The virtual servers by mark that have connections from addresses which lead to them no longer."""
         self._foreign: set[VirtualServerKey] = set()
 
     @property
@@ -83,9 +91,16 @@ class Keeper:
         started = self._clock()
         if self.may_remove:
             self._let_linger(keys)
+        else:
+            self._welcome_outside(keys)
         operations = [operation for key in keys for operation in self._difference(key)]
         if not (self.may_remove or is_yielding):
-            operations = [operation for operation in operations if not diff.removes(operation)]
+            operations = [
+                operation
+                for operation in operations
+                if not diff.removes(operation) or self._only_says_how(operation)
+            ]
+        self._remember_ways_in(operations)
         self._make_room(operations)
         failures = execute(operations, self._kernel, self.achieved, self.claims.frontend)
         self._report.applied(services, operations, len(failures), self._clock() - started)
@@ -96,6 +111,22 @@ class Keeper:
             for operation in operations
             if isinstance(operation, AddVirtualServer)
             and operation.virtual_server.key.protocol == Protocol.UDP
+        )
+
+    def _welcome_outside(self, keys: dict[Key, None]) -> None:
+        """Add what an earlier agent wrote to keep clients outside from addresses that have endpoints now."""
+        for key in list(keys):
+            if isinstance(key, VirtualServerKey) and not key.mark and self.claims.frontend(key) is not None:
+                silence = sets.port_member(Purpose.NOLOCAL, key)
+                if silence in self.achieved.members and not self.claims.wanted(silence):
+                    keys[silence] = None
+
+    def _only_says_how(self, operation: Operation) -> bool:
+        """Tell whether an operation does no more than change how a virtual server is reached."""
+        return (
+            isinstance(operation, DeleteMember)
+            and sets.purpose_of(operation.member) in sets.MANNERS
+            and self.claims.frontend(sets.dialled(operation.member)) is not None
         )
 
     @property
@@ -115,11 +146,23 @@ class Keeper:
                 key.protocol,
                 key.address,
                 key.port,
-                spared=frozenset(address for address, _ in held.real_servers),
+                spared=frozenset(address for address, _ in self._real_servers_of(key)),
             )
             for key in keys
-            if (held := self.achieved.virtual_servers.get(key))
+            if key in self.achieved.virtual_servers
         ]
+
+    def _real_servers_of(self, key: VirtualServerKey) -> set[RealServerKey]:
+        """Return the real servers that answer on an address, those behind its mark among them."""
+        found: set[RealServerKey] = set()
+        for one in (key, self._mark_of(key)):
+            held = self.achieved.virtual_servers.get(one) if one is not None else None
+            found |= held.real_servers.keys() if held is not None else set()
+        return found
+
+    def _mark_of(self, key: VirtualServerKey) -> VirtualServerKey | None:
+        marking = self.achieved.marking(key)
+        return mark_key(key.family, marking.mark) if marking is not None else None
 
     def _make_room(self, operations: Sequence[Operation]) -> None:
         for ip_set in growth.too_small(operations, self.achieved, self.capacities):
@@ -195,7 +238,8 @@ class Keeper:
         """Try again what failed, after a look at where it is now."""
         if key not in self._failing or self._failing[key][1] > self._clock():
             return
-        if isinstance(key, VirtualServerKey):
+        is_new = key in self._waiting and key not in self.achieved.virtual_servers
+        if isinstance(key, VirtualServerKey) and not is_new:  # what has come meanwhile is somebody else's
             self._reread(key)
         self.bring({key: None})
 
@@ -212,25 +256,69 @@ class Keeper:
             if not isinstance(key, VirtualServerKey) or self.claims.owner(key) is not None:
                 continue
             held = self.achieved.virtual_servers.get(key)
-            if held is not None and held.real_servers and diff.is_drained(held.virtual_server):
-                frontend = drain.lingering(held, self.achieved)
+            if held is None:
+                continue
+            marks = self._connected_marks(key)
+            if marks:
+                self._ways_in[key] = marks
+            if marks or (held.real_servers and diff.is_drained(held.virtual_server)):
+                keeps_mark = all(self.claims.owner(mark) in (None, LINGERING) for mark in marks)
+                frontend = drain.lingering(held, self.achieved, keeps_mark=keeps_mark)
                 keys.update(self.claims.claim_for_nobody(key, LINGERING, frontend))
+
+    def _connected_marks(self, key: VirtualServerKey) -> set[VirtualServerKey]:
+        """Return the virtual servers by mark that may have connections which came in on an address."""
+        marks = set(self._ways_in.get(key, ()))
+        if (by_mark := self._mark_of(key)) is not None:
+            marks.add(by_mark)
+        held = {mark: self.achieved.virtual_servers.get(mark) for mark in marks}
+        return {
+            mark
+            for mark, one in held.items()
+            if one is not None and one.real_servers and diff.is_drained(one.virtual_server)
+        }
+
+    def _remember_ways_in(self, operations: Iterable[Operation]) -> None:
+        """Take note of the addresses that lose a mark while it may have connections."""
+        for operation in operations:
+            if isinstance(operation, DeleteMember) and operation.member.mark:
+                key = sets.dialled(operation.member)
+                by_mark = mark_key(key.family, operation.member.mark)
+                self._ways_in.setdefault(key, set()).add(by_mark)
+            elif isinstance(operation, DeleteVirtualServer) and operation.key.mark:
+                for key in [key for key, marks in self._ways_in.items() if operation.key in marks]:
+                    self._ways_in[key].discard(operation.key)
+                    if not self._ways_in[key] and key not in self._drains:
+                        del self._ways_in[key]
 
     def _watch_drains(self, keys: Iterable[Key]) -> None:
         if not self.may_remove:
             return
         for key in keys:
-            if isinstance(key, VirtualServerKey) and key not in self._drains and self._draining(key):
+            if not isinstance(key, VirtualServerKey) or key in self._drains:
+                continue
+            is_way_in = key in self._ways_in and self.claims.owner(key) == LINGERING
+            if is_way_in or self._draining(key):
                 now = self._clock()
                 self._drains[key] = drain.Progress(now)
                 self._timers.add(now + drain.FIRST_CHECK, DrainCheck(key))
 
-    def _draining(self, key: VirtualServerKey) -> set[tuple[Address, int]]:
+    def _draining(self, key: VirtualServerKey) -> set[RealServerKey]:
         held = self.achieved.virtual_servers.get(key)
-        wanted = self.claims.frontend(key)
-        if held is None or (wanted is not None and len(held.real_servers) <= len(wanted.real_servers)):
-            return set()
-        return drain.draining(wanted, held)
+        return drain.draining(self.claims.frontend(key), held)
+
+    def _is_way_in(self, key: VirtualServerKey, progress: drain.Progress) -> bool:
+        """Tell whether an address stays for connections behind a mark; raise KernelError."""
+        if self.claims.owner(key) != LINGERING:
+            return False
+        if self._clock() - progress.started > drain.PATIENCE_BEHIND_MARK:
+            return False
+        return any(
+            # A virtual server that drains too is gone when its connections are.
+            self.claims.owner(mark) == LINGERING
+            or any(server.active for server in self._kernel.ipvs.real_servers(mark))
+            for mark in self._connected_marks(key)
+        )
 
     def check_drain(self, key: VirtualServerKey) -> None:
         """Remove draining real servers that have lost their last connection."""
@@ -241,6 +329,7 @@ class Keeper:
         leaving = self._draining(key)
         try:
             observed = {server.real_server.endpoint: server for server in self._kernel.ipvs.real_servers(key)}
+            is_way_in = self._is_way_in(key, progress)
         except KernelError as error:
             self._report.not_ready(error, drain.FIRST_CHECK)
             self._timers.add(now + drain.FIRST_CHECK, DrainCheck(key))
@@ -250,10 +339,11 @@ class Keeper:
         operations = drain.removals(key, gone)
         failures = execute(operations, self._kernel, self.achieved, self.claims.frontend)
         self._report.applied((), operations, len(failures), self._clock() - now)
-        if self._draining(key):
+        if is_way_in or self._draining(key):
             self._timers.add(progress.next_check(now), DrainCheck(key))
             return
         del self._drains[key]
+        self._ways_in.pop(key, None)
         changed: dict[Key, None] = {}
         self.claims.release(key, LINGERING, changed)
         self.bring(changed)
@@ -272,13 +362,15 @@ class Keeper:
         behind = {
             key: audit.read_real_servers(self._kernel, key) for key in tables.virtual_servers if key in ours
         }
+        others: dict[Key, None] = {}
         for key, virtual_server in tables.virtual_servers.items():
             if key in ours:
                 self.achieved.observe(key, virtual_server, behind[key])
             else:
                 self._foreign.add(key)
-                self.claims.claim_for_nobody(key, FOREIGN, None)
+                others.update(self.claims.claim_for_nobody(key, FOREIGN, None))
         self.achieved.discover(tables.members | drift.vips_of_ours(tables))
+        self.bring(others)
         self._report.adopted(len(behind), len(self._foreign))
 
     def repair(self, tables: Tables) -> None:
@@ -287,8 +379,10 @@ class Keeper:
         changed: dict[Key, None] = dict.fromkeys((*found.lost, *found.extra))
         self.achieved.forget(found.lost)
         self.achieved.discover(found.extra)
-        changed.update(self._reread_all(found.suspects))
-        for key in found.foreign:
+        # What is in the ledger and was never made here was made by others while ours waited.
+        intruders = (found.suspects & self._waiting) - self.achieved.virtual_servers.keys()
+        changed.update(self._reread_all(found.suspects - intruders))
+        for key in found.foreign | intruders:
             if self._exists(key):
                 self._yield_to_others(key)
         for key in found.foreign_gone:
@@ -339,4 +433,10 @@ class Keeper:
 
 
 def _is_taken(failure: Failure) -> bool:
-    return isinstance(failure.operation, AddVirtualServer) and isinstance(failure.error, AlreadyExists)
+    """Tell whether somebody else has what was to be added.
+
+    A virtual server by a mark of ours was made by an agent of ours: it is read and adopted at the next try.
+    """
+    if not isinstance(failure.operation, AddVirtualServer) or not isinstance(failure.error, AlreadyExists):
+        return False
+    return not split.is_ours(failure.operation.virtual_server.key)

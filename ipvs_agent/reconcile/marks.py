@@ -13,6 +13,7 @@ from ipvs_agent.desired import sets, split
 from ipvs_agent.desired.compile import NO_MARKS, NodeView, external_keys
 from ipvs_agent.model import (
     ObjectName,
+    Owner,
     Protocol,
     Service,
     ServicePort,
@@ -27,8 +28,13 @@ _PortId = tuple[Family, Protocol, str]
 class Marks:
     """Gives packet marks to ports, and remembers whose they are."""
 
-    def __init__(self, is_in_kernel: Callable[[VirtualServerKey], bool]) -> None:
+    def __init__(
+        self,
+        is_in_kernel: Callable[[VirtualServerKey], bool],
+        owner: Callable[[VirtualServerKey], Owner | None],
+    ) -> None:
         self._is_in_kernel = is_in_kernel
+        self._owner = owner
         self._given: dict[ObjectName, dict[_PortId, int]] = {}
         self._taken: set[VirtualServerKey] = set()
         self._found: Mapping[VirtualServerKey, int] = {}
@@ -36,8 +42,12 @@ class Marks:
         self._next = dict.fromkeys(((family, is_udp) for family in Family for is_udp in (False, True)), 0)
 
     def adopt(self, members: Iterable[SetMember]) -> None:
-        """Take note of the marks that are in the sets."""
-        self._found = sets.marks(members)
+        """Take note of the marks that are in the sets; those that others wrote there count for nothing."""
+        self._found = {
+            dialled: mark
+            for dialled, mark in sets.marks(members).items()
+            if split.is_for(mark_key(dialled.family, mark), dialled.protocol)
+        }
 
     def of(self, service: Service, node: NodeView) -> Mapping[ServicePort, int]:
         """Return the marks of those ports of a Service that need one; none is left for a port without."""
@@ -49,7 +59,7 @@ class Marks:
         marks: dict[ServicePort, int] = {}
         for port in service.ports:
             port_id = (port.family, port.protocol, port.name)
-            mark = before.pop(port_id, 0) or self._earlier(port, node) or self._fresh(port)
+            mark = before.pop(port_id, 0) or self._earlier(service, port, node) or self._fresh(port)
             if mark:
                 after[port_id] = marks[port] = mark
                 self._taken.add(mark_key(port.family, mark))
@@ -64,11 +74,13 @@ class Marks:
     def _free(self, marks: Mapping[_PortId, int]) -> None:
         self._taken -= {mark_key(family, mark) for (family, _, _), mark in marks.items()}
 
-    def _earlier(self, port: ServicePort, node: NodeView) -> int:
+    def _earlier(self, service: Service, port: ServicePort, node: NodeView) -> int:
         """Return the mark that a port had under an agent before this one; 0: none."""
         for key in external_keys(port, node) if self._found else ():
             mark = self._found.get(key, 0)
-            if mark and mark_key(port.family, mark) not in self._taken:
+            owner = self._owner(key)
+            is_its_own = owner is None or owner.name == service.name
+            if mark and is_its_own and mark_key(port.family, mark) not in self._taken:
                 return mark
         return 0
 

@@ -11,6 +11,8 @@ import contextlib
 import queue
 from collections.abc import Callable
 
+import msgspec
+
 from ipvs_agent.addresses import Address
 from ipvs_agent.desired.compile import NodeView, compile_service
 from ipvs_agent.errors import KernelError
@@ -81,7 +83,7 @@ class Reconciler:
         self._keeper = Keeper(
             kernel, self._timers, self._report, self._unserved, clock, seed=settings.node_name
         )
-        self._marks = Marks(self._is_in_kernel)
+        self._marks = Marks(self._keeper.achieved.goes_by, self._keeper.claims.owner)
         self._board = outlets.health
         self._health = Health(outlets.health, settings.sync_period, clock)
         self._older_flows = OlderFlows(self._keeper, background, worker, self.tell)
@@ -141,7 +143,7 @@ class Reconciler:
             self._run_task(task)
         self._round()
         self._older_flows.watch(self._timers, self._clock())
-        is_behind = self._view is None or self._keeper.is_failing or bool(self._store.dirty)
+        is_behind = self._view is None or bool(self._store.dirty) or self._failed_audits > 0
         self._health.note(is_behind=is_behind)
         self._unserved.flush()
 
@@ -216,6 +218,8 @@ class Reconciler:
         # At first all is claimed before anything is done: a younger Service must not have, for a moment, the
         # address of an older one that comes later in the list.
         names = self._store.take_dirty(len(self._store.dirty) if is_first else _ROUND)
+        if is_first:
+            names.sort(key=self._age)
         changed = [self._keeper.claims.replace(name, self._plan(name)) for name in names]
         for start in range(0, len(names), _ROUND):
             now = slice(start, start + _ROUND)
@@ -262,8 +266,10 @@ class Reconciler:
         )
         return service, any(endpoint.node == self._settings.node_name for endpoint in behind)
 
-    def _is_in_kernel(self, key: VirtualServerKey) -> bool:
-        return key in self._keeper.achieved.virtual_servers
+    def _age(self, name: ObjectName) -> tuple[str, ObjectName]:
+        """Return what puts older Services before younger ones."""
+        service = self._store.services.get(name)
+        return (service.created if service is not None else "", name)
 
     def _refresh_view(self) -> None:
         """Look at the node anew; where it differs, what depends on it is compiled again."""
@@ -311,7 +317,12 @@ class Reconciler:
     def _start_audit(self) -> None:
         if not self._is_auditing:
             self._is_auditing = True
-            needs = self._needs() or self._settings.needs
+            # Until the Node says what the rules depend on, those of an agent before this one stay.
+            needs = (
+                self._needs()
+                or self._laid_needs
+                or msgspec.structs.replace(self._settings.needs, masquerade=None)
+            )
 
             def lay_and_read() -> None:
                 try:

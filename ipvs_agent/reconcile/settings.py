@@ -6,6 +6,7 @@ import msgspec
 
 from ipvs_agent.addresses import Address, Network
 from ipvs_agent.desired.compile import NodeView
+from ipvs_agent.desired.shim import Masquerade
 from ipvs_agent.model import Node, RealServerKey, Service
 from ipvs_agent.reconcile.foundation import Ground, Needs
 from ipvs_agent.schedulers.annotations import Choice
@@ -39,7 +40,8 @@ def needs_now(settings: Settings, node: Node | None) -> Needs | None:
         return settings.needs
     if node is None or not node.pod_networks:
         return None
-    masquerade = msgspec.structs.replace(settings.needs.masquerade, cluster_networks=node.pod_networks)
+    base = settings.needs.masquerade or Masquerade()
+    masquerade = msgspec.structs.replace(base, cluster_networks=node.pod_networks)
     return msgspec.structs.replace(settings.needs, masquerade=masquerade)
 
 

@@ -105,7 +105,7 @@ class TestMarks:
         assert LB in bench.vips()
         assert f"IPVS-AGENT-4-VIPS {LB}" in bench.members()
         bench.kernel.ipvs.set_connections(by_mark, (C.address, C.port), active=0)
-        bench.pass_time(15)
+        bench.pass_time(30)
 
         assert (set(), {}) == (bench.vips(), bench.tables())
 
@@ -346,18 +346,35 @@ class TestHealth:
         assert everywhere.addresses is None
         assert (address("192.0.2.1"),) == chosen.addresses
 
-    def test_what_fails_for_long_makes_it_unhealthy_until_it_is_done(self):
+    def test_a_kernel_that_is_not_ready_for_long_makes_it_unhealthy_until_it_is(self):
         bench = serving(service(), A)
-        apply = bench.kernel.vips.apply
-        bench.kernel.vips.apply = lambda batch: [KernelError("no")] * len(batch)
-        bench.put(service("shop/late", port("10.96.0.82"))).pass_time(59)
+        write = bench.kernel.sysctls.write
+
+        def refuse(name, value):
+            raise KernelError("no")
+
+        bench.kernel.sysctls.write = refuse
+        bench.pass_time(85)
         assert bench.reconciler.is_healthy()
-        bench.pass_time(3)
+        bench.pass_time(20)
         assert not bench.reconciler.is_healthy()
-        bench.kernel.vips.apply = apply
-        bench.pass_time(61)
+        bench.kernel.sysctls.write = write
+        bench.pass_time(31)
 
         assert bench.reconciler.is_healthy()
+
+    def test_one_service_that_fails_does_not_take_the_node_out_of_all_load_balancers(self):
+        bench = serving(service(), A)
+        bench.kernel.vips.apply = lambda batch: [KernelError("no")] * len(batch)
+        bench.put(service("shop/late", port("10.96.0.82"))).pass_time(200)
+
+        assert bench.reconciler.is_healthy()
+
+    def test_a_loop_that_hangs_is_unhealthy(self):
+        bench = serving(service(), A)
+        bench.now += 130
+
+        assert not bench.reconciler.is_healthy()
 
 
 class TestRestrictions:
