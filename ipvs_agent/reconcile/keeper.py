@@ -17,17 +17,17 @@ from ipvs_agent.model import ObjectName, Protocol, RealServerKey, SetMember, Vir
 from ipvs_agent.operations import (
     AddVirtualServer,
     DeleteMember,
-    DeleteVirtualServer,
     Operation,
     SetVirtualServer,
 )
-from ipvs_agent.reconcile import audit, diff, drain, drift, growth
+from ipvs_agent.reconcile import audit, diff, drift, growth
 from ipvs_agent.reconcile.achieved import Achieved
 from ipvs_agent.reconcile.audit import Tables, TableSlice
-from ipvs_agent.reconcile.claims import FOREIGN, LINGERING, Claims, Key
+from ipvs_agent.reconcile.claims import FOREIGN, Claims, Key
+from ipvs_agent.reconcile.drains import Drains
 from ipvs_agent.reconcile.executor import Failure, WaitingError, execute, key_of
 from ipvs_agent.reconcile.report import Report
-from ipvs_agent.reconcile.timers import AuditDue, DrainCheck, Retry, Timers
+from ipvs_agent.reconcile.timers import AuditDue, Retry, Timers
 from ipvs_agent.reconcile.unserved import Unserved
 
 _FIRST_RETRY = 0.1
@@ -65,9 +65,7 @@ class Keeper:
         """Attempts, and when the next one is due."""
         self._waiting: set[Key] = set()
         """Those of them that another failing one held back: they go on as soon as one succeeds."""
-        self._drains: dict[VirtualServerKey, drain.Progress] = {}
-        self._ways_in: dict[VirtualServerKey, set[VirtualServerKey]] = {}
-        """The virtual servers by mark that have connections from addresses which lead to them no longer."""
+        self._drains = Drains(kernel, self.claims, self.achieved, timers, report, clock)
         self._foreign: set[VirtualServerKey] = set()
 
     @property
@@ -90,7 +88,7 @@ class Keeper:
             return
         started = self._clock()
         if self.may_remove:
-            self._let_linger(keys)
+            self._drains.let_linger(keys)
         else:
             self._welcome_outside(keys)
         operations = [operation for key in keys for operation in self._difference(key)]
@@ -100,11 +98,12 @@ class Keeper:
                 for operation in operations
                 if not diff.removes(operation) or self._only_says_how(operation)
             ]
-        self._remember_ways_in(operations)
+        self._drains.remember_ways_in(operations)
         self._make_room(operations)
         failures = execute(operations, self._kernel, self.achieved, self.claims.frontend)
         self._report.applied(services, operations, len(failures), self._clock() - started)
-        self._watch_drains(keys)
+        if self.may_remove:
+            self._drains.watch(keys)
         self._note(keys, failures)
         self._new_datagram_servers += (
             operation.virtual_server.key
@@ -248,111 +247,15 @@ class Keeper:
         self._foreign.add(key)
         self.bring(self.claims.claim_for_nobody(key, FOREIGN, None), is_yielding=True)
 
-    # --- Drains ---------------------------------------------------------------------------------------------
-
-    def _let_linger(self, keys: dict[Key, None]) -> None:
-        """Keep virtual servers that nobody wants any more until their connections have ended."""
-        for key in list(keys):
-            if not isinstance(key, VirtualServerKey) or self.claims.owner(key) is not None:
-                continue
-            held = self.achieved.virtual_servers.get(key)
-            if held is None:
-                continue
-            marks = self._connected_marks(key)
-            if marks:
-                self._ways_in[key] = marks
-            if marks or (held.real_servers and diff.is_drained(held.virtual_server)):
-                keeps_mark = all(self.claims.owner(mark) in (None, LINGERING) for mark in marks)
-                frontend = drain.lingering(held, self.achieved, keeps_mark=keeps_mark)
-                keys.update(self.claims.claim_for_nobody(key, LINGERING, frontend))
-
-    def _connected_marks(self, key: VirtualServerKey) -> set[VirtualServerKey]:
-        """Return the virtual servers by mark that may have connections which came in on an address."""
-        marks = set(self._ways_in.get(key, ()))
-        if (by_mark := self._mark_of(key)) is not None:
-            marks.add(by_mark)
-        held = {mark: self.achieved.virtual_servers.get(mark) for mark in marks}
-        return {
-            mark
-            for mark, one in held.items()
-            if one is not None and one.real_servers and diff.is_drained(one.virtual_server)
-        }
-
-    def _remember_ways_in(self, operations: Iterable[Operation]) -> None:
-        """Take note of the addresses that lose a mark while it may have connections."""
-        for operation in operations:
-            if isinstance(operation, DeleteMember) and operation.member.mark:
-                key = sets.dialled(operation.member)
-                by_mark = mark_key(key.family, operation.member.mark)
-                self._ways_in.setdefault(key, set()).add(by_mark)
-            elif isinstance(operation, DeleteVirtualServer) and operation.key.mark:
-                for key in [key for key, marks in self._ways_in.items() if operation.key in marks]:
-                    self._ways_in[key].discard(operation.key)
-                    if not self._ways_in[key] and key not in self._drains:
-                        del self._ways_in[key]
-
-    def _watch_drains(self, keys: Iterable[Key]) -> None:
-        if not self.may_remove:
-            return
-        for key in keys:
-            if not isinstance(key, VirtualServerKey) or key in self._drains:
-                continue
-            is_way_in = key in self._ways_in and self.claims.owner(key) == LINGERING
-            if is_way_in or self._draining(key):
-                now = self._clock()
-                self._drains[key] = drain.Progress(now)
-                self._timers.add(now + drain.FIRST_CHECK, DrainCheck(key))
-
-    def _draining(self, key: VirtualServerKey) -> set[RealServerKey]:
-        held = self.achieved.virtual_servers.get(key)
-        return drain.draining(self.claims.frontend(key), held)
-
-    def _is_way_in(self, key: VirtualServerKey, progress: drain.Progress) -> bool:
-        """Tell whether an address stays for connections behind a mark; raise KernelError."""
-        if self.claims.owner(key) != LINGERING:
-            return False
-        if self._clock() - progress.started > drain.PATIENCE_BEHIND_MARK:
-            return False
-        return any(
-            # A virtual server that drains too is gone when its connections are.
-            self.claims.owner(mark) == LINGERING
-            or any(server.active for server in self._kernel.ipvs.real_servers(mark))
-            for mark in self._connected_marks(key)
-        )
-
     def check_drain(self, key: VirtualServerKey) -> None:
         """Remove draining real servers that have lost their last connection."""
-        progress = self._drains.get(key)
-        if progress is None:
-            return
-        now = self._clock()
-        leaving = self._draining(key)
-        try:
-            observed = {server.real_server.endpoint: server for server in self._kernel.ipvs.real_servers(key)}
-            is_way_in = self._is_way_in(key, progress)
-        except KernelError as error:
-            self._report.not_ready(error, drain.FIRST_CHECK)
-            self._timers.add(now + drain.FIRST_CHECK, DrainCheck(key))
-            return
-        present = [observed[endpoint] for endpoint in leaving if endpoint in observed]
-        gone = {*progress.finished(present, now), *(leaving - observed.keys())}
-        operations = drain.removals(key, gone)
-        failures = execute(operations, self._kernel, self.achieved, self.claims.frontend)
-        self._report.applied((), operations, len(failures), self._clock() - now)
-        if is_way_in or self._draining(key):
-            self._timers.add(progress.next_check(now), DrainCheck(key))
-            return
-        del self._drains[key]
-        self._ways_in.pop(key, None)
-        changed: dict[Key, None] = {}
-        self.claims.release(key, LINGERING, changed)
-        self.bring(changed)
+        self.bring(self._drains.check(key))
 
     def end_drains(self) -> None:
         """Look at every drain at once, for a process that will not be there later."""
-        for key in list(self._drains):
+        for key in self._drains.under_way():
             self.check_drain(key)
-        self._report.still_draining(len(self._drains))
+        self._report.still_draining(len(self._drains.under_way()))
 
     # --- What others did ------------------------------------------------------------------------------------
 

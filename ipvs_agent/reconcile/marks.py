@@ -75,8 +75,11 @@ class Marks:
         self._taken -= {mark_key(family, mark) for (family, _, _), mark in marks.items()}
 
     def _earlier(self, service: Service, port: ServicePort, node: NodeView) -> int:
-        """Return the mark that a port had under an agent before this one; 0: none."""
-        for key in external_keys(port, node) if self._found else ():
+        """Return the mark that a port had under an agent before this one; 0: none.
+
+        Its NodePort, which comes last, is asked first: an address may have been another Service's then.
+        """
+        for key in reversed(external_keys(port, node)) if self._found else ():
             mark = self._found.get(key, 0)
             owner = self._owner(key)
             is_its_own = owner is None or owner.name == service.name

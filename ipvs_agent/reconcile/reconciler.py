@@ -48,7 +48,7 @@ from ipvs_agent.reconcile.timers import AuditDue, DrainCheck, FlowsDue, Retry, T
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.worker import Worker
 from ipvs_agent.sources.changes import Change, Kind, Listed, Trouble
-from ipvs_agent.sources.store import Store
+from ipvs_agent.sources.store import API_SERVER, Store
 
 _ROUND = 500
 """Services that one round compiles; what comes meanwhile waits for no more than that."""
@@ -266,10 +266,10 @@ class Reconciler:
         )
         return service, any(endpoint.node == self._settings.node_name for endpoint in behind)
 
-    def _age(self, name: ObjectName) -> tuple[str, ObjectName]:
-        """Return what puts older Services before younger ones."""
+    def _age(self, name: ObjectName) -> tuple[bool, str, ObjectName]:
+        """Return what puts older Services before younger ones, and the API server's own first."""
         service = self._store.services.get(name)
-        return (service.created if service is not None else "", name)
+        return (name != API_SERVER, service.created if service is not None else "", name)
 
     def _refresh_view(self) -> None:
         """Look at the node anew; where it differs, what depends on it is compiled again."""
@@ -337,6 +337,7 @@ class Reconciler:
 
     def _on_laid(self, laid: Laid) -> None:
         is_first = self._ground is None
+        self._keeper.capacities.update(laid.ground.capacities)
         if is_first:
             self._marks.adopt(laid.tables.members)
             try:
@@ -347,7 +348,6 @@ class Reconciler:
         self._failed_audits = 0
         self._report.laid(laid.ground, self._ground)
         self._ground, self._laid_needs = laid.ground, laid.needs
-        self._keeper.capacities.update(laid.ground.capacities)
         self._own_addresses = laid.tables.node_addresses
         self._refresh_view()
         if is_first:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from ipvs_agent.model import EndpointSlice, Node, ObjectName, RealServerKey, Service
 from ipvs_agent.sources.changes import Kind, Listed, Put, Rejected, Removed
 
-_API_SERVER = ObjectName("default", "kubernetes")
+API_SERVER = ObjectName("default", "kubernetes")
 """The Service through which pods reach the API server: everything else needs it."""
 
 
@@ -54,8 +54,8 @@ class Store:
     def take_dirty(self, limit: int) -> list[ObjectName]:
         """Return and forget up to so many dirty Services: the API server's own, then those touched first."""
         taken = list(itertools.islice(self.dirty, limit))
-        if _API_SERVER in self.dirty:
-            taken = [_API_SERVER, *(name for name in taken if name != _API_SERVER)]
+        if API_SERVER in self.dirty:
+            taken = [API_SERVER, *(name for name in taken if name != API_SERVER)]
         for name in taken:
             del self.dirty[name]
         return taken
@@ -83,7 +83,7 @@ class Store:
 
     def _touch_slices(self, service: ObjectName) -> None:
         self.dirty[service] = None
-        if service == _API_SERVER:
+        if service == API_SERVER:
             self.api_servers = frozenset(
                 (endpoint.address, endpoint.port)
                 for one in self.slices(service)
