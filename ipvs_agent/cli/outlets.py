@@ -63,6 +63,14 @@ class RunningOutlets:
         self._recorder.post(_subject(check.service, check.uid), UNHEARD, note, action="Listen", near=True)
 
 
+def api_events(kubeconfig: str | None, node_name: str) -> Recorder:
+    """Return what sends Events to the API server."""
+    # The client of the Kubernetes API takes half a second to import, and an agent on manifests has none.
+    from ipvs_agent.sources.api_client import ApiClient  # noqa: PLC0415
+
+    return Recorder(ApiClient(kubeconfig), node_name, logger.warning)
+
+
 def _subject(name: ObjectName, uid: str) -> EventSubject:
     return EventSubject("Service", name.namespace, name.name, uid)
 

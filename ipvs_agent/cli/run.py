@@ -11,10 +11,8 @@ import time
 from pathlib import Path
 
 from ipvs_agent import __version__, logs, schedulers
-from ipvs_agent.cli.outlets import RunningOutlets, started
 from ipvs_agent.config import AgentConfig, LocalMode, node_name, read_kube_proxy_configuration, remarks
 from ipvs_agent.desired.shim import Masquerade
-from ipvs_agent.kernel.address_events import AddressEvents
 from ipvs_agent.kernel.node import NodeKernel
 from ipvs_agent.reconcile.foundation import Needs
 from ipvs_agent.reconcile.messages import AddressesChanged, Stop
@@ -22,7 +20,6 @@ from ipvs_agent.reconcile.reconciler import Reconciler
 from ipvs_agent.reconcile.settings import Settings
 from ipvs_agent.reconcile.worker import ThreadWorker
 from ipvs_agent.schedulers.annotations import Choice
-from ipvs_agent.serve.events import NullRecorder, Recorder
 from ipvs_agent.sources.changes import Source
 from ipvs_agent.sources.manifests import Manifests
 
@@ -75,14 +72,25 @@ def _run_once(
 ) -> int:
     reconciler = Reconciler(kernel, NodeKernel(), ThreadWorker(), settings, time.monotonic)
     _stop_on_signals(reconciler)
-    with started(_source(arguments, config, settings, reconciler)):
+    source = _source(arguments, config, settings, reconciler)
+    source.start()
+    try:
         return 0 if reconciler.run_once() else 1
+    finally:
+        source.stop()
 
 
 def _run_on(
     arguments: argparse.Namespace, config: AgentConfig, settings: Settings, kernel: NodeKernel
 ) -> None:
-    told = RunningOutlets(_recorder(arguments, config, settings))
+    # A single sync tells nobody and follows nothing, so it need not wait for these.
+    from ipvs_agent.cli.outlets import RunningOutlets, api_events, started  # noqa: PLC0415
+    from ipvs_agent.kernel.address_events import AddressEvents  # noqa: PLC0415
+    from ipvs_agent.serve.events import NullRecorder  # noqa: PLC0415
+
+    has_server = arguments.manifests is None
+    events = api_events(_kubeconfig(arguments, config), settings.node_name) if has_server else NullRecorder()
+    told = RunningOutlets(events)
     reconciler = Reconciler(kernel, NodeKernel(), ThreadWorker(), settings, time.monotonic, told.outlets)
     _stop_on_signals(reconciler)
     with (
@@ -150,16 +158,6 @@ def _source(
     from ipvs_agent.sources.kube import KubeSource  # noqa: PLC0415
 
     return KubeSource(_kubeconfig(arguments, config), settings.node_name, reconciler.tell)
-
-
-def _recorder(
-    arguments: argparse.Namespace, config: AgentConfig, settings: Settings
-) -> Recorder | NullRecorder:
-    if arguments.manifests is not None:
-        return NullRecorder()
-    from ipvs_agent.sources.api_client import ApiClient  # noqa: PLC0415 - see _source
-
-    return Recorder(ApiClient(_kubeconfig(arguments, config)), settings.node_name, logger.warning)
 
 
 def _kubeconfig(arguments: argparse.Namespace, config: AgentConfig) -> str | None:
