@@ -270,7 +270,8 @@ class SetMember(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=Tr
             return str(self.port)
         text = format_address(self.address)
         if self.protocol:
-            text += f",{Protocol(self.protocol).name.lower()}:{self.port}"
+            # Others may have put a protocol there that has no name here.
+            text += f",{_PROTOCOL_NAMES.get(self.protocol, self.protocol)}:{self.port}"
         if self.source:
             text += f",{format_address(self.source)}"
         if self.source_prefix:
@@ -278,6 +279,9 @@ class SetMember(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=Tr
         if self.mark:
             text += f" skbmark {self.mark:#x}"
         return text
+
+
+_PROTOCOL_NAMES: Mapping[int, str] = {protocol: protocol.name.lower() for protocol in Protocol}
 
 
 # --- What the kernel says of them ---------------------------------------------------------------------------

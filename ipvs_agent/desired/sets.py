@@ -131,13 +131,13 @@ def ours(present: Iterable[VirtualServerKey], members: Iterable[SetMember]) -> s
 
 
 def ledger_key(member: SetMember) -> VirtualServerKey | None:
-    """Return the virtual server that a member of the ledger names; None for a member of another set."""
+    """Return the virtual server that a member of the ledger names; None where it names none."""
     return _key(member) if member.set_name in _LEDGERS else None
 
 
 def marks(members: Iterable[SetMember]) -> dict[VirtualServerKey, int]:
     """Return the packet marks that set members give, by what the client dials."""
-    return {_key(member): member.mark for member in members if member.mark}
+    return {key: member.mark for member in members if member.mark and (key := _key(member)) is not None}
 
 
 def purpose_of(member: SetMember) -> str:
@@ -160,8 +160,14 @@ def restricts(member: SetMember) -> bool:
     return member.set_name in _RESTRICTED_SETS
 
 
-def _key(member: SetMember) -> VirtualServerKey:
+def _key(member: SetMember) -> VirtualServerKey | None:
+    # The kernel's sets take any protocol, so others can put there what no virtual server can be.
+    if member.protocol not in _TRANSPORTS:
+        return None
     return address_key(Transport(member.protocol), member.address, member.port)
+
+
+_TRANSPORTS = frozenset(Transport)
 
 
 _NAMES = {
