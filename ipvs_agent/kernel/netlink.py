@@ -8,6 +8,9 @@ sequence number of their message, which is how they find their operation.
 The kernel handles a request before send() returns, and has the next part of a dump ready before recv()
 returns. So nothing here ever waits: an answer that is not there yet will never be. That happens, as when a
 handler returns EINTR, which netlink_rcv_skb does not report.
+
+What the socket itself refuses, for want of memory say, is a refusal like all others: of whatever was sent at
+once and is not answered yet.
 """
 
 from __future__ import annotations
@@ -101,14 +104,15 @@ class NetlinkSocket:
 
     def __init__(self, protocol: int) -> None:
         self.protocol = protocol
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-        self._socket.bind((0, 0))
-        for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
-            self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
-            # Needs CAP_NET_ADMIN; whoever lacks it is told so by the first request, in better words.
-            with contextlib.suppress(PermissionError):
-                self._socket.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+        with _refusing("netlink socket"):
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+            self._socket.bind((0, 0))
+            for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
+                self._socket.setsockopt(_SOL_NETLINK, option, 1)
+            for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
+                # Needs CAP_NET_ADMIN; whoever lacks it is told so by the first request, in better words.
+                with contextlib.suppress(PermissionError):
+                    self._socket.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
         self._sequence = 0
         # Kept, for a fresh one at each read costs more than the read.
         self._buffer = memoryview(bytearray(_READ))
@@ -121,12 +125,12 @@ class NetlinkSocket:
         """Send messages in order; return for each None where the kernel carried it out, else why not."""
         outcomes: list[Refusal | None] = []
         while len(outcomes) < len(messages):
-            count = self._send_burst(messages, len(outcomes))
-            outcomes += self._outcomes(count)
+            count, burst = self._burst(messages, len(outcomes))
+            outcomes += self._outcomes(count, burst)
         return outcomes
 
-    def _send_burst(self, messages: Sequence[Message], start: int) -> int:
-        """Send as many messages as a burst holds, from start on, and the barrier; return how many."""
+    def _burst(self, messages: Sequence[Message], start: int) -> tuple[int, bytes]:
+        """Return how many messages a burst holds, from start on, and the burst with the barrier."""
         parts: list[bytes] = []
         size, sequence = 0, self._sequence
         for kind, flags, payload in itertools.islice(messages, start, None):
@@ -142,21 +146,25 @@ class NetlinkSocket:
         count = sequence - self._sequence
         self._sequence = sequence + 1
         parts.append(_HEADER.pack(16, _NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, self._sequence, 0))
-        self._socket.send(b"".join(parts))
-        return count
+        return count, b"".join(parts)
 
-    def _outcomes(self, count: int) -> list[Refusal | None]:
-        """Return the outcomes of a burst of so many messages."""
+    def _outcomes(self, count: int, burst: bytes) -> list[Refusal | None]:
+        """Send a burst of so many messages and return their outcomes."""
         outcomes: list[Refusal | None] = [None] * count
         first = self._sequence - count
-        for kind, flags, sequence, payload in self._answers():
-            if kind != _NLMSG_ERROR or sequence < first:
-                continue
-            if sequence == self._sequence:
-                return outcomes
-            outcomes[sequence - first] = _refusal(flags, payload)
-        # No barrier, so silence is no success: nfnetlink may refuse a burst by its first message alone.
-        return [outcome or _SILENCE for outcome in outcomes]
+        # Without the barrier, silence is no success: nfnetlink may refuse a burst by its first message alone.
+        silence = _SILENCE
+        try:
+            self._socket.send(burst)
+            for kind, flags, sequence, payload in self._answers():
+                if kind != _NLMSG_ERROR or sequence < first:
+                    continue
+                if sequence == self._sequence:
+                    return outcomes
+                outcomes[sequence - first] = _refusal(flags, payload)
+        except OSError as error:
+            silence = _refusal_of_socket(error)
+        return [outcome or silence for outcome in outcomes]
 
     def ask(self, message: Message, what: str = "netlink request") -> list[bytes]:
         """Send one request and return the payloads of its answers; raise KernelError where it is refused.
@@ -169,22 +177,24 @@ class NetlinkSocket:
         header = _HEADER.pack(
             16 + len(message.payload), message.type, message.flags | NLM_F_REQUEST | NLM_F_ACK, sequence, 0
         )
-        self._socket.send(header + message.payload)
-        for kind, flags, answered, payload in self._answers():
-            if answered != sequence:
-                continue
-            if kind == _NLMSG_ERROR:
-                refusal = _refusal(flags, payload)
-                if refusal is not None:
-                    raise kernel_error(what, refusal)
-                return answers
-            answers.append(payload)
+        with _refusing(what):
+            self._socket.send(header + message.payload)
+            for kind, flags, answered, payload in self._answers():
+                if answered != sequence:
+                    continue
+                if kind == _NLMSG_ERROR:
+                    refusal = _refusal(flags, payload)
+                    if refusal is not None:
+                        raise kernel_error(what, refusal)
+                    return answers
+                answers.append(payload)
         raise kernel_error(what, _SILENCE)
 
     def dump(self, message: Message) -> list[bytes]:
         """Return the payloads of a dump, read again where the kernel says that it changed underneath."""
         for _ in range(_DUMP_TRIES):
-            answers, interrupted = self._dump_once(message)
+            with _refusing("netlink dump"):
+                answers, interrupted = self._dump_once(message)
             if not interrupted:
                 break
         return answers
@@ -253,6 +263,19 @@ def _refusal(flags: int, payload: bytes) -> Refusal | None:
         message = attributes(echo, (echoed + 3) & ~3).get(_NLMSGERR_ATTR_MSG, b"")
         text = message.rstrip(b"\0").decode("ascii", "replace")
     return Refusal(number, text, echo)
+
+
+def _refusal_of_socket(error: OSError) -> Refusal:
+    return Refusal(error.errno or errno.EIO, "", b"")
+
+
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Raise what the socket refuses as KernelError, in the words of the request."""
+    try:
+        yield
+    except OSError as error:
+        raise kernel_error(what, _refusal_of_socket(error)) from error
 
 
 _KINDS: Mapping[int, type[KernelError]] = {

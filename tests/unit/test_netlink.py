@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 
 import pytest
@@ -240,12 +241,6 @@ class TestAsk:
 
         assert sock.ask(Message(33, 0, b"")) == [b"new!"]
 
-    def test_other_failures_of_the_socket_are_not_hidden(self, kernel, sock):
-        kernel.handle = lambda request: [OSError(errno.EBADF, "closed")]
-
-        with pytest.raises(OSError, match="closed"):
-            sock.ask(Message(33, 0, b""))
-
 
 def dumped(*parts, status=0, flags=0):
     """Answer a dump with one datagram for each part, the last one followed by the end."""
@@ -303,6 +298,99 @@ class TestDump:
 
         with pytest.raises(errors.KernelError, match="no answer"):
             sock.dump(Message(33, 0, b""))
+
+
+def broken(number):
+    def send(data):
+        raise OSError(number, "what the system calls it")
+
+    return send
+
+
+errnos = pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        pytest.param(errno.ENOBUFS, errors.KernelError, id="ENOBUFS"),
+        pytest.param(errno.ENOMEM, errors.KernelError, id="ENOMEM"),
+        pytest.param(errno.EPERM, errors.PermissionDenied, id="EPERM"),
+    ],
+)
+
+
+class TestASocketThatRefuses:
+    """It must not end the agent: the same request may succeed a moment later."""
+
+    def test_all_of_a_burst_is_refused(self, kernel, sock):
+        kernel.send = broken(errno.ENOBUFS)
+
+        assert [Refusal(errno.ENOBUFS, "", b"")] * 2 == sock.send(payloads(b"a", b"b"))
+
+    def test_the_other_bursts_are_sent(self, kernel, sock):
+        attempts = [broken(errno.ENOBUFS), kernel.send, broken(errno.ENOMEM)]
+
+        def send(data):
+            return attempts.pop(0)(data)
+
+        kernel.send = send
+
+        outcomes = sock.send([Message(33, 0, bytes(1000))] * 300)
+
+        numbers = [outcome and outcome.number for outcome in outcomes]
+        assert [errno.ENOBUFS] * 129 + [None] * 129 + [errno.ENOMEM] * 42 == numbers
+
+    def test_what_is_sent_next_has_answers_of_its_own(self, kernel, sock):
+        send, kernel.send = kernel.send, broken(errno.ENOBUFS)
+        sock.send(payloads(b"a"))
+        kernel.send, kernel.handle = send, refuse({b"b": errno.EEXIST})
+
+        outcomes = sock.send(payloads(b"b", b"c"))
+
+        assert [errno.EEXIST, None] == [outcome and outcome.number for outcome in outcomes]
+
+    def test_refusals_that_were_read_before_answers_cannot_be(self, kernel, sock):
+        def send(data):
+            kernel.answers += [error_of(split(data)[0], errno.EEXIST), OSError(errno.EBADF, "closed")]
+
+        kernel.send = send
+
+        assert [errno.EEXIST, errno.EBADF] == [each.number for each in sock.send(payloads(b"a", b"b"))]
+
+    @errnos
+    @pytest.mark.parametrize(
+        ("words", "request_by"),
+        [
+            pytest.param("info", lambda sock: sock.ask(Message(33, 0, b""), "info"), id="ask"),
+            pytest.param("netlink dump", lambda sock: sock.dump(Message(33, 0, b"")), id="dump"),
+        ],
+    )
+    def test_a_question_is_answered_by_an_error_in_its_words(
+        self, kernel, sock, number, kind, words, request_by
+    ):
+        kernel.send = broken(number)
+
+        with pytest.raises(kind, match=f"^{words}: {os.strerror(number)}$") as caught:
+            request_by(sock)
+
+        assert type(caught.value) is kind
+        assert number == caught.value.number
+
+    @pytest.mark.parametrize("request_by", [NetlinkSocket.ask, NetlinkSocket.dump])
+    def test_answers_that_cannot_be_read(self, kernel, sock, request_by):
+        kernel.handle = lambda request: [OSError(errno.EBADF, "closed")]
+
+        with pytest.raises(errors.KernelError, match="Bad file descriptor") as caught:
+            request_by(sock, Message(33, 0, b""))
+
+        assert errno.EBADF == caught.value.number
+
+    @errnos
+    def test_a_socket_that_cannot_be_made(self, monkeypatch, number, kind):
+        monkeypatch.setattr(netlink.socket, "socket", lambda *_arguments: broken(number)(b""))
+
+        with pytest.raises(kind, match=f"^netlink socket: {os.strerror(number)}$") as caught:
+            NetlinkSocket(netlink.NETLINK_GENERIC)
+
+        assert number == caught.value.number
 
 
 class TestSocket:
