@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
 
+import msgspec
+
 from ipvs_agent.addresses import Address, Family, Network, family_of
 from ipvs_agent.desired import split
 from ipvs_agent.model import IpSet, SetMember, SetType, VirtualServerKey, address_key
@@ -79,6 +81,16 @@ def sets_of(family: Family) -> list[IpSet]:
         IpSet(set_name(purpose, family), kind, family, has_marks=purpose == Purpose.MARKS)
         for purpose, kind in _TYPES.items()
     ] + [HEALTH]
+
+
+def draft(ip_set: IpSet) -> IpSet:
+    """Return the set that is filled beside another one to take its place."""
+    return msgspec.structs.replace(ip_set, name=ip_set.name + _DRAFT)
+
+
+def is_draft(name: str) -> bool:
+    """Tell whether a set was to take the place of one of ours."""
+    return name.startswith(f"{PREFIX}-") and name.endswith(_DRAFT)
 
 
 def port_member(purpose: str, key: VirtualServerKey) -> SetMember:
@@ -170,6 +182,7 @@ def _key(member: SetMember) -> VirtualServerKey | None:
 _TRANSPORTS = frozenset(Transport)
 
 
+_DRAFT = "-NEW"
 _NAMES = {
     (purpose, family): f"{PREFIX}-{digit}-{purpose}"
     for purpose in _TYPES

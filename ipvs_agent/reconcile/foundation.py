@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -10,7 +11,7 @@ from ipvs_agent.addresses import Family
 from ipvs_agent.desired import sets, shim
 from ipvs_agent.desired.marks import foreign_mark_writers
 from ipvs_agent.errors import KernelError
-from ipvs_agent.kernel.api import Kernel
+from ipvs_agent.kernel.api import IpSets, Kernel
 from ipvs_agent.model import IpSet
 
 _MODULES = (
@@ -56,14 +57,18 @@ class Ground(msgspec.Struct, frozen=True):
     """How many members each set takes."""
 
 
-def lay(kernel: Kernel, needs: Needs) -> Ground:
-    """Make what is missing of the foundation and leave alone what is right; raise KernelError."""
+def lay(kernel: Kernel, needs: Needs, before: Ground | None = None) -> Ground:
+    """Make what is missing of the foundation and leave alone what is right; raise KernelError.
+
+    before: what this process has laid before; None: nothing, so no set of it is about to grow.
+    """
     kernel.modules.load(*_MODULES, needs.scheduler_module)
     for name, value in (_SYSCTLS | (_STRICT_ARP if needs.strict_arp else {})).items():
         kernel.sysctls.write(name, value)
     kernel.vips.ensure_link()
     families = kernel.iptables.families()
-    written = _lay_sets(kernel, families)
+    written = _remove_drafts(kernel.ipsets) if before is None else []
+    written += _lay_sets(kernel, families)
     undivided = frozenset(families)
     if needs.masquerade is not None:
         random_fully = kernel.iptables.supports_random_fully()
@@ -83,6 +88,16 @@ def _lay_rules(kernel: Kernel, family: Family, masquerade: shim.Masquerade, writ
         kernel.iptables.restore(family, text)
         written.append(f"{family.name} rules")
     return bool(masquerade.inside(family)) and not foreign_mark_writers(saved)
+
+
+def _remove_drafts(ipsets: IpSets) -> list[str]:
+    """Remove what is left of an agent that was killed while a set of it grew."""
+    removed: list[str] = []
+    for name in sorted(filter(sets.is_draft, ipsets.sets())):
+        with contextlib.suppress(KernelError):
+            ipsets.destroy(name)
+            removed.append(f"set {name} removed")
+    return removed
 
 
 def _lay_sets(kernel: Kernel, families: Iterable[Family]) -> list[str]:

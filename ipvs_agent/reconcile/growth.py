@@ -14,7 +14,7 @@ import msgspec
 
 from ipvs_agent.addresses import Family
 from ipvs_agent.desired import sets
-from ipvs_agent.errors import NotFound
+from ipvs_agent.errors import KernelError, NotFound
 from ipvs_agent.kernel.api import IpSets
 from ipvs_agent.model import IpSet, SetMember, SetType
 from ipvs_agent.operations import AddMember, Operation
@@ -40,9 +40,9 @@ def too_small(
 
 def replace(ip_set: IpSet, members: Iterable[SetMember], ipsets: IpSets) -> None:
     """Put a larger set with the same members in the place of a set; raise KernelError."""
-    draft = msgspec.structs.replace(ip_set, name=f"{ip_set.name}-NEW")
+    draft = sets.draft(ip_set)
     with contextlib.suppress(NotFound):
-        ipsets.destroy(draft.name)  # of an agent that was killed at this
+        ipsets.destroy(draft.name)  # one that could not be destroyed before
     ipsets.create(draft)
     try:
         copies = [AddMember(msgspec.structs.replace(member, set_name=draft.name)) for member in members]
@@ -51,4 +51,7 @@ def replace(ip_set: IpSet, members: Iterable[SetMember], ipsets: IpSets) -> None
                 raise error
         ipsets.swap(draft.name, ip_set.name)
     finally:
-        ipsets.destroy(draft.name)
+        # Not while somebody lists it. Then it stays, in nobody's way, until the set grows again or the next
+        # agent starts; whether the set has grown is another matter.
+        with contextlib.suppress(KernelError):
+            ipsets.destroy(draft.name)
