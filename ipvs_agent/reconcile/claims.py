@@ -130,12 +130,13 @@ class Claims:
         claims: tuple[tuple[Owner, Frontend | None], ...],
         changed: dict[Key, None],
     ) -> None:
-        before, had = self.frontend(key), self._belongings(key)
+        before, had = self._frontends.get(key, ())[:1], self._belongings(key)
         if claims:
             self._frontends[key] = claims
         else:
             del self._frontends[key]
-        if before != self.frontend(key):
+        # A new owner of an equal frontend is no change to the kernel, but one to whoever does not get it.
+        if before != claims[:1]:
             changed[key] = None
         # What comes is counted before what goes, so that what stays is never reported as gone.
         self._holders.add(self._belongings(key), changed)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import msgspec
+
 from ipvs_agent.desired.compile import NodeView, compile_service
 from ipvs_agent.model import VirtualServerKey
 from ipvs_agent.reconcile.claims import FOREIGN, LINGERING, Claims
@@ -51,6 +53,25 @@ def test_the_younger_takes_over_when_the_older_goes():
     assert YOUNG.owner == claims.owner(CONTESTED)
     assert claims.wanted(address(SHARED))
     assert address(SHARED) not in changed
+
+
+def test_a_new_owner_is_a_change_where_all_else_is_alike():
+    alike = msgspec.structs.replace(OLD, owner=YOUNG.owner)
+    claims = claimed(alike)
+
+    assert dict.fromkeys(one.virtual_server.key for one in OLD.frontends) == claims.replace(
+        name("a/old"), OLD
+    )
+    assert OLD.owner == claims.owner(CONTESTED)
+    assert CONTESTED in claims.replace(name("a/old"), None)
+    assert YOUNG.owner == claims.owner(CONTESTED)
+
+
+def test_a_claimant_that_does_not_win_is_no_change():
+    claims = claimed(OLD)
+
+    assert {} == claims.replace(name("a/young"), msgspec.structs.replace(OLD, owner=YOUNG.owner))
+    assert {} == claims.replace(name("a/young"), None)
 
 
 def test_a_shared_vip_goes_with_its_last_port():

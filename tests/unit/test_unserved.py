@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from ipvs_agent.model import ObjectName, Skipped, VirtualServer
 from ipvs_agent.operations import AddVirtualServer, DeleteVirtualServer
@@ -57,6 +58,54 @@ def test_the_younger_service_is_told_of_the_older_one_and_takes_over_when_that_g
     assert {} == users.flushed
     assert {"10.244.2.13:8080": 1} == bench.tables()[f"-t {EXTERNAL}:80"]
     assert 1 == len(users.events)
+
+
+@pytest.mark.parametrize("endpoints", [(), (HERE,)], ids=["without endpoints", "over one pod"])
+class TestTwoThatLookAlike:
+    """Whoever has the address, its virtual server is the same."""
+
+    def alike(self, endpoints):
+        users = Users()
+        bench = Bench(outlets=Outlets(events=users, notes=users))
+        older = service("shop/older", port(external_ips=[EXTERNAL]))
+        younger = service(
+            "shop/younger", port("10.96.0.81", external_ips=[EXTERNAL]), created="2026-02-01T00:00:00Z"
+        )
+        slices = [endpoint_slice(f"shop/{text}", endpoints=endpoints) for text in ("older", "younger")]
+        return users, bench, (older, slices[0]), (younger, slices[1])
+
+    def test_the_note_goes_with_the_older_one(self, endpoints):
+        users, bench, older, younger = self.alike(endpoints)
+        bench.put(*older, *younger).list_all()
+        assert [YOUNGER] == list(users.flushed)
+        bench.remove(older[0])
+
+        assert {} == users.flushed
+
+    def test_who_had_the_address_is_told_that_an_older_one_has_come(self, endpoints):
+        users, bench, older, younger = self.alike(endpoints)
+        bench.put(*younger).list_all()
+        assert {} == users.flushed
+        bench.put(*older)
+
+        text = f"{EXTERNAL}:80/TCP is taken by shop/older"
+        assert {YOUNGER: (text,)} == users.flushed
+        assert [("shop/younger", "AddressTaken", text, bool(endpoints))] == users.events
+
+    def test_what_changes_hands_is_neither_written_nor_read(self, endpoints):
+        users, bench, older, younger = self.alike(endpoints)
+        bench.put(*older, *younger).list_all()
+        kernel = bench.kernel
+        calls = []
+        for adapter, method in (
+            *((kernel.ipvs, method) for method in ("apply", "virtual_server", "real_servers")),
+            *((adapter, "apply") for adapter in (kernel.vips, kernel.ipsets)),
+        ):
+            setattr(adapter, method, lambda *_, method=method: calls.append(method))
+        bench.put(msgspec.structs.replace(older[0], created="2026-03-01T00:00:00Z"))
+
+        assert [] == calls
+        assert [ObjectName("shop", "older")] == list(users.flushed)
 
 
 def test_a_node_with_an_endpoint_of_the_service_is_near():
