@@ -25,6 +25,7 @@ _MODULES = (
     *(f"ip_set_{kind.value.replace(':', '_').replace(',', '')}" for kind in SetType),
     *("xt_set", "xt_mark", "xt_conntrack", "xt_addrtype"),
 )
+_BY_SOURCE = schedulers.SCHEDULERS["sh"].module
 _NFT = ("nf_tables", "nft_compat")
 _LEGACY = {Family.IPV4: ("ip_tables", "iptable_nat"), Family.IPV6: ("ip6_tables", "ip6table_nat")}
 BACKENDS = ("nf_tables", "ip_tables", "ip6_tables")
@@ -40,7 +41,7 @@ Findings = Iterator[Finding]
 def modules_to_look_at(config: AgentConfig) -> tuple[str, ...]:
     """Return the modules whose state the findings are made of."""
     needed = (*_MODULES, schedulers.SCHEDULERS[config.scheduler].module)
-    return (*needed, *_NFT, *(name for names in _LEGACY.values() for name in names))
+    return (*needed, _BY_SOURCE, *_NFT, *(name for names in _LEGACY.values() for name in names))
 
 
 def settings(config: AgentConfig) -> Mapping[str, str]:
@@ -97,6 +98,14 @@ def _modules(facts: Facts, config: AgentConfig) -> Findings:
             subject,
             f"not loaded, and {MODPROBE} is not in PATH: {', '.join(installed)}",
             "install the package kmod; or `modprobe` them on the node",
+        )
+    if _BY_SOURCE not in missing and facts.modules[_BY_SOURCE] is ModuleState.MISSING:
+        yield Finding(
+            Level.WARNING,
+            subject,
+            f"this kernel does not have {_BY_SOURCE}: with session affinity and externalTrafficPolicy Local,"
+            " clients inside the cluster are not kept at one endpoint",
+            "boot a kernel that has it, if there are such Services",
         )
 
 

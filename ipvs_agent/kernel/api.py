@@ -229,6 +229,12 @@ class Modules(Protocol):
     def load(self, *names: str) -> None:
         """Make sure that modules are there, loaded or built in; MissingModule says how to get one."""
 
+    def try_to_load(self, *names: str) -> None:
+        """Load what the kernel has of some modules, without a word where it has not."""
+
+    def has(self, *names: str) -> bool:
+        """Tell whether all of some modules are loaded or built in."""
+
 
 class Kernel(Protocol):
     """All of the above, for one network namespace; to be used by one thread at a time."""

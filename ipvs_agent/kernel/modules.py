@@ -31,8 +31,16 @@ _OPTIONS: Mapping[str, str] = {
 _SCHEDULER_PREFIX = "ip_vs_"
 # Loaded together with ip_vs where the kernel has them; where one is really missing, its user says so.
 _COMPANIONS = (
-    *("nf_conntrack", "dummy", "ip_set_hash_ip", "ip_set_hash_ipport", "ip_set_hash_ipportip"),
-    *("ip_set_hash_ipportnet", "ip_set_bitmap_port", "xt_set", "xt_mark", "xt_conntrack", "xt_addrtype"),
+    *("ip_vs_sh", "nf_conntrack", "dummy", "ip_set_hash_ip", "ip_set_hash_ipport"),
+    *(
+        "ip_set_hash_ipportip",
+        "ip_set_hash_ipportnet",
+        "ip_set_bitmap_port",
+        "xt_set",
+        "xt_mark",
+        "xt_conntrack",
+        "xt_addrtype",
+    ),
     *("xt_tcpudp", "xt_MASQUERADE", "ipt_REJECT", "ip6t_REJECT"),
 )
 

@@ -24,6 +24,7 @@ _MODULES = (
     "ip_set_hash_ipportnet",
     "xt_set",
 )
+_WISHED = ("ip_vs_sh",)  # for virtual servers by mark of Services with session affinity
 _SYSCTLS = {
     "net/ipv4/vs/conntrack": "1",  # or POSTROUTING could not masquerade what IPVS sends
     "net/ipv4/vs/expire_nodest_conn": "1",  # flows of a removed real server move at once
@@ -55,6 +56,9 @@ class Ground(msgspec.Struct, frozen=True):
     """The families in which clients inside the cluster cannot be told from those outside for certain."""
     capacities: Mapping[str, int] = {}
     """How many members each set takes."""
+    missing_modules: frozenset[str] = frozenset()
+    """Modules that are not there, and without which some Services can only be served in another way. Where
+    modprobe does not find one, as in a container without /lib/modules, the kernel's own may still do so."""
 
 
 def lay(kernel: Kernel, needs: Needs, before: Ground | None = None) -> Ground:
@@ -63,6 +67,9 @@ def lay(kernel: Kernel, needs: Needs, before: Ground | None = None) -> Ground:
     before: what this process has laid before; None: nothing, so no set of it is about to grow.
     """
     kernel.modules.load(*_MODULES, needs.scheduler_module)
+    if before is None:
+        kernel.modules.try_to_load(*_WISHED)
+    missing_modules = frozenset(name for name in _WISHED if not kernel.modules.has(name))
     for name, value in (_SYSCTLS | (_STRICT_ARP if needs.strict_arp else {})).items():
         kernel.sysctls.write(name, value)
     kernel.vips.ensure_link()
@@ -77,7 +84,9 @@ def lay(kernel: Kernel, needs: Needs, before: Ground | None = None) -> Ground:
             family for family in sorted(families) if not _lay_rules(kernel, family, masquerade, written)
         )
     capacities = {name: ip_set.capacity for name, ip_set in kernel.ipsets.sets().items() if ip_set}
-    return Ground(families, tuple(written), kernel.iptables.refusals(), undivided, capacities)
+    return Ground(
+        families, tuple(written), kernel.iptables.refusals(), undivided, capacities, missing_modules
+    )
 
 
 def _lay_rules(kernel: Kernel, family: Family, masquerade: shim.Masquerade, written: list[str]) -> bool:

@@ -22,6 +22,12 @@ class ModulesContract:
         with pytest.raises(errors.MissingModule, match="`modprobe ip_vs_nope`"):
             modules.load("ip_vs_nope")
 
+    def test_what_could_be_loaded_is_there(self, modules):
+        modules.try_to_load("ip_vs_wrr", "ip_vs_nope")
+
+        assert modules.has("ip_vs_wrr")
+        assert not modules.has("ip_vs_wrr", "ip_vs_nope")
+
     @pytest.mark.parametrize("name", ["", "../x", "--remove", "two words"])
     def test_what_is_not_a_name_is_refused(self, modules, name):
         with pytest.raises(errors.InvalidRequest):

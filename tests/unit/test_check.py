@@ -82,6 +82,23 @@ def test_a_module_that_is_not_there(facts, state, words, mend, name):
     assert mend in finding.mend
 
 
+def test_a_module_that_few_services_need(facts):
+    finding = the_one(findings.find(modules(facts, ModuleState.MISSING, "ip_vs_sh"), BOTH))
+
+    assert (Level.WARNING, "kernel modules") == (finding.level, finding.subject)
+    assert "does not have ip_vs_sh" in finding.what
+    for state in (ModuleState.INSTALLED, ModuleState.UNKNOWN):
+        assert [] == findings.find(modules(facts, state, "ip_vs_sh"), BOTH)
+
+
+def test_a_module_is_missed_once(facts):
+    asked = dataclasses.replace(BOTH, scheduler="sh")
+
+    finding = the_one(findings.find(modules(facts, ModuleState.MISSING, "ip_vs_sh"), asked))
+
+    assert Level.ERROR is finding.level
+
+
 def test_modules_to_be_loaded_need_modprobe(facts):
     facts = modules(facts, ModuleState.INSTALLED, "ip_vs", "xt_set")
     without = but(facts, tools=facts.tools - {"modprobe"})

@@ -64,3 +64,32 @@ class TestDrafts:
 
         assert drafts & kernel.ipsets.sets().keys() == {self.DRAFTS[0].name}
         assert f"set {self.DRAFTS[0].name} removed" not in ground.written
+
+
+class TestModulesThatOnlySomeServicesNeed:
+    def test_they_are_loaded(self, kernel):
+        ground = foundation.lay(kernel, NEEDS)
+
+        assert "ip_vs_sh" in kernel.modules.loaded
+        assert not ground.missing_modules
+
+    def test_without_them_all_else_is_there(self, kernel):
+        kernel.modules.missing.add("ip_vs_sh")
+
+        ground = foundation.lay(kernel, NEEDS)
+
+        assert {"ip_vs_sh"} == ground.missing_modules
+        assert frozenset(Family) == ground.families
+
+    def test_later_they_are_looked_for_and_not_loaded(self, kernel, monkeypatch):
+        kernel.modules.missing.add("ip_vs_sh")
+        before = foundation.lay(kernel, NEEDS)
+        asked = []
+        monkeypatch.setattr(kernel.modules, "load", lambda *names: asked.extend(names))
+        monkeypatch.setattr(kernel.modules, "try_to_load", lambda *names: asked.extend(names))
+
+        assert {"ip_vs_sh"} == foundation.lay(kernel, NEEDS, before).missing_modules
+        kernel.modules.loaded.add("ip_vs_sh")  # by somebody else
+
+        assert not foundation.lay(kernel, NEEDS, before).missing_modules
+        assert "ip_vs_sh" not in asked
