@@ -1,0 +1,106 @@
+"""What load balancers hear of this node, and when its agent is not healthy."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ipvs_agent.addresses import parse_network
+from ipvs_agent.errors import KernelError
+from ipvs_agent.model import ObjectName, VirtualServer
+from ipvs_agent.operations import AddVip, AddVirtualServer
+from ipvs_agent.reconcile.outlets import Outlets
+from ipvs_agent.testing.builders import address, endpoint_slice, key, port, service
+from tests.unit.benches import A, C, balanced, refuse, serving
+
+
+class Board:
+    """What load balancers were told."""
+
+    def __init__(self):
+        self.checks = {}
+        self.said = 0
+        self.addresses = ()
+
+    def publish(self, service, check):
+        self.said += 1
+        self.checks[service] = check
+
+    def listen_on(self, addresses):
+        self.addresses = addresses
+
+
+class TestHealth:
+    WEB = ObjectName("shop", "web")
+
+    def checked(self, *endpoints, **settings):
+        board = Board()
+        asked = msgspec.structs.replace(balanced(), health_check_node_port=32000)
+        return board, serving(asked, *endpoints, outlets=Outlets(board), **settings)
+
+    def test_a_service_with_a_port_for_it_is_published_and_others_are_not(self):
+        board, bench = self.checked(A, C)
+        bench.put(service("shop/other", port("10.96.0.81")))
+
+        assert {self.WEB} == board.checks.keys()
+        assert (32000, 1) == (board.checks[self.WEB].port, board.checks[self.WEB].local_endpoints)
+
+    def test_only_changes_are_told(self):
+        board, bench = self.checked(A, C)
+        bench.put(endpoint_slice(endpoints=[A]))
+        assert 1 == board.said
+        bench.put(endpoint_slice(endpoints=[C]))
+        assert (2, 0) == (board.said, board.checks[self.WEB].local_endpoints)
+        bench.remove(msgspec.structs.replace(balanced(), health_check_node_port=32000))
+
+        assert (3, None) == (board.said, board.checks[self.WEB])
+
+    def test_it_is_heard_where_node_ports_are(self):
+        everywhere, _ = self.checked(A)
+        chosen, bench = self.checked(A, node_port_networks=(parse_network("192.0.2.0/24"),))
+        bench.kernel.node_addresses.assign("eth0", ["192.0.2.1", "203.0.113.1"])
+        bench.pass_time(31)
+
+        assert everywhere.addresses is None
+        assert (address("192.0.2.1"),) == chosen.addresses
+
+
+class TestHealthy:
+    def test_a_kernel_that_is_not_ready_for_long_makes_it_unhealthy_until_it_is(self):
+        bench = serving(service(), A)
+        write = bench.kernel.sysctls.write
+
+        def refuse(name, value):
+            raise KernelError("no")
+
+        bench.kernel.sysctls.write = refuse
+        bench.pass_time(85)
+        assert bench.reconciler.is_healthy()
+        bench.pass_time(20)
+        assert not bench.reconciler.is_healthy()
+        bench.kernel.sysctls.write = write
+        bench.pass_time(31)
+
+        assert bench.reconciler.is_healthy()
+
+    def test_one_service_that_fails_does_not_take_the_node_out_of_all_load_balancers(self):
+        bench = serving(service(), A)
+        refuse(bench.kernel.vips, lambda operation: isinstance(operation, AddVip))
+        bench.put(service("shop/late", port("10.96.0.82"))).pass_time(200)
+        assert "10.96.0.82" not in bench.vips()
+
+        assert bench.reconciler.is_healthy()
+
+    def test_one_that_asks_for_a_virtual_server_of_others_does_not_either(self):
+        bench = serving(service(), A)
+        foreign = VirtualServer(key("198.51.100.9:80"), "wlc")
+        assert [None] == bench.kernel.ipvs.apply([AddVirtualServer(foreign)])
+        bench.put(service("shop/late", port("10.96.0.82", external_ips=["198.51.100.9"]))).pass_time(200)
+        assert {} == bench.tables()["-t 198.51.100.9:80"]
+
+        assert bench.reconciler.is_healthy()
+
+    def test_a_loop_that_hangs_is_unhealthy(self):
+        bench = serving(service(), A)
+        bench.now += 130
+
+        assert not bench.reconciler.is_healthy()
