@@ -1,140 +1,26 @@
-"""The loop and the node around it: its Node object, addresses, packet marks, flows, sets, load balancers."""
+"""The loop and the node around it: its Node object, its addresses, flows and sets."""
 
 from __future__ import annotations
 
 import msgspec
 import pytest
 
-from ipvs_agent.addresses import Family, format_address, parse_network
+from ipvs_agent.addresses import Family, parse_network
 from ipvs_agent.desired.sets import sets_of
-from ipvs_agent.desired.shim import Masquerade
 from ipvs_agent.errors import KernelError
 from ipvs_agent.model import Node, ObjectName, Protocol
-from ipvs_agent.operations import AddMember
 from ipvs_agent.reconcile.foundation import Needs
 from ipvs_agent.reconcile.messages import AddressesChanged
-from ipvs_agent.reconcile.outlets import Outlets
+from ipvs_agent.sources.changes import Kind, Removed
 from ipvs_agent.testing.builders import address, endpoint, endpoint_slice, key, port, service
 from ipvs_agent.testing.fake_conntrack import FakeFlow
 from ipvs_agent.testing.fake_kernel import FakeKernel
+from tests.unit.benches import INSIDE, LB, A, C, balanced, members_of, restart, rules, serving
 from tests.unit.test_reconciler import Bench
-
-A, C = endpoint("10.244.1.11", node="node-a"), endpoint("10.244.2.13", node="node-b")
-LB = "198.51.100.7"
-INSIDE = Needs(masquerade=Masquerade(cluster_networks=(parse_network("10.244.0.0/16"),)))
-
-
-def balanced(name="shop/web", **fields):
-    """A Service with externalTrafficPolicy Local and a load balancer's address."""
-    fields.setdefault("load_balancer_ips", [LB])
-    return service(name, port(node_port=30080, **fields), external_local=True)
-
-
-def serving(a_service, *endpoints, **options):
-    options.setdefault("needs", INSIDE)
-    bench = Bench(**options)
-    bench.put(a_service, endpoint_slice(str(a_service.name), endpoints=endpoints or (A, C)))
-    return bench.list_all()
 
 
 def a_node(*networks):
     return Node("node-a", pod_networks=tuple(parse_network(text) for text in networks))
-
-
-def marks(bench):
-    """The marks of the set, by what clients dial."""
-    return {
-        f"{format_address(member.address)}:{member.port}": member.mark
-        for member in bench.inner.ipsets.members("IPVS-AGENT-4-MARKS")
-    }
-
-
-def rules(bench):
-    return bench.inner.iptables.save(Family.IPV4)
-
-
-class TestMarks:
-    def test_a_port_has_one_mark_for_all_its_addresses_and_a_virtual_server_by_it(self):
-        bench = serving(balanced(external_ips=["198.51.100.8"]))
-
-        (mark,) = set(marks(bench).values())
-        assert {f"{LB}:80", "198.51.100.8:80"} == marks(bench).keys()
-        assert {"10.244.1.11:8080": 1, "10.244.2.13:8080": 1} == bench.tables()[f"-f {mark}"]
-        assert {"10.244.1.11:8080": 1} == bench.tables()[f"-t {LB}:80"]
-
-    def test_a_restart_reads_them_back_whatever_comes_first(self):
-        one = balanced("shop/one", cluster_ip="10.96.0.81", load_balancer_ips=["198.51.100.8"])
-        two = balanced("shop/two", cluster_ip="10.96.0.82", load_balancer_ips=["198.51.100.9"])
-        new = balanced("shop/new", cluster_ip="10.96.0.83", load_balancer_ips=["198.51.100.10"])
-        before = Bench(needs=INSIDE)
-        before.put(one, two)
-        before.list_all()
-        known = marks(before)
-        after = Bench(before.kernel, needs=INSIDE)
-        after.put(new, two, one)
-        after.list_all()
-
-        assert known == {dialled: marks(after)[dialled] for dialled in known}
-        assert 3 == len(set(marks(after).values()))
-
-    def test_a_mark_is_not_given_again_while_a_virtual_server_goes_by_it(self):
-        bench = serving(balanced())
-        (old,) = set(marks(bench).values())
-        (by_mark,) = [one.virtual_server.key for one in bench.kernel.ipvs.virtual_servers()
-                      if one.virtual_server.key.mark]  # fmt: skip
-        bench.kernel.ipvs.set_connections(by_mark, (C.address, C.port), active=1)
-        bench.remove(balanced())
-        bench.put(balanced("shop/next", cluster_ip="10.96.0.81"))
-
-        assert f"-f {old}" in bench.tables()
-        assert old not in marks(bench).values()
-
-    def test_datagrams_are_not_drained_behind_a_mark_either(self):
-        bench = serving(balanced(protocol=Protocol.UDP))
-        (mark,) = set(marks(bench).values())
-        bench.put(endpoint_slice(endpoints=[A]))
-
-        assert {"10.244.1.11:8080": 1} == bench.tables()[f"-f {mark}"]
-
-    def test_the_address_stays_as_long_as_connections_behind_its_mark_do(self):
-        bench = serving(balanced(), C)
-        (by_mark,) = [one.virtual_server.key for one in bench.kernel.ipvs.virtual_servers()
-                      if one.virtual_server.key.mark]  # fmt: skip
-        bench.kernel.ipvs.set_connections(by_mark, (C.address, C.port), active=1)
-        bench.remove(balanced()).pass_time(30)
-        assert LB in bench.vips()
-        assert f"IPVS-AGENT-4-VIPS {LB}" in bench.members()
-        bench.kernel.ipvs.set_connections(by_mark, (C.address, C.port), active=0)
-        bench.pass_time(30)
-
-        assert (set(), {}) == (bench.vips(), bench.tables())
-
-    def test_an_address_that_changes_hands_gets_the_mark_of_its_new_owner(self):
-        older = balanced("shop/older", cluster_ip="10.96.0.81")
-        younger = msgspec.structs.replace(balanced("shop/younger"), created="2026-02-01T00:00:00Z")
-        bench = serving(older)
-        bench.put(younger, endpoint_slice("shop/younger", endpoints=[C]))
-        (first,) = set(marks(bench).values())
-        bench.remove(older)
-
-        (second,) = set(marks(bench).values())
-        assert first != second
-        assert {"10.244.2.13:8080": 1} == bench.tables()[f"-f {second}"]
-
-    def test_a_mark_that_others_changed_is_repaired(self):
-        bench = serving(balanced())
-        (member,) = bench.kernel.ipsets.members("IPVS-AGENT-4-MARKS")
-        bench.kernel.ipsets.apply([AddMember(msgspec.structs.replace(member, mark=7))])
-        bench.pass_time(31)
-
-        assert {member} == bench.kernel.ipsets.members("IPVS-AGENT-4-MARKS")
-
-    def test_a_service_without_the_policy_has_none(self):
-        bench = serving(balanced())
-        bench.put(msgspec.structs.replace(balanced(), external_local=False))
-
-        assert {} == marks(bench)
-        assert {"10.244.1.11:8080": 1, "10.244.2.13:8080": 1} == bench.tables()[f"-t {LB}:80"]
 
 
 class TestNodeObject:
@@ -154,6 +40,27 @@ class TestNodeObject:
 
         assert f"! -s {network} -m set --match-set IPVS-AGENT-4-CLUSTER dst,dst" in rules(bench)
         assert "10.244.9.0/24" not in rules(bench)
+
+    def test_by_node_cidr_a_restart_keeps_the_rules_until_the_node_is_known(self):
+        bench = serving(balanced(), C, detects_by_node=True, needs=Needs())
+        bench.put(a_node("10.244.1.0/24"))
+        known = rules(bench)
+        assert "10.244.1.0/24" in known
+        after = restart(bench, detects_by_node=True, needs=Needs()).pass_time(40)
+        assert (known, {f"{LB},tcp:80"}) == (rules(after), members_of(after, "NOLOCAL"))
+        after.put(a_node("10.244.7.0/24"))
+
+        assert "10.244.7.0/24" in rules(after)
+        assert "10.244.1.0/24" not in rules(after)
+
+    def test_by_node_cidr_the_rules_stay_when_the_node_goes(self):
+        bench = serving(balanced(), C, detects_by_node=True, needs=Needs())
+        bench.put(a_node("10.244.1.0/24"))
+        known = rules(bench)
+        bench.tell(Removed(Kind.NODE, ObjectName("", "node-a"))).pass_time(31)
+
+        assert "10.244.1.0/24" in known
+        assert known == rules(bench)
 
     def test_a_node_that_says_nothing_new_costs_nothing(self):
         bench = serving(service())
@@ -221,6 +128,14 @@ class TestOlderFlows:
         bench.list_all().pass_time(1)
 
         assert [through] == bench.kernel.conntrack.flows
+
+    def test_those_that_passed_behind_a_mark_are_left_alone(self):
+        bench = Bench(needs=INSIDE)
+        flow = self.flow("10.244.2.13", key(f"{LB}:80", Protocol.UDP))
+        bench.kernel.conntrack.flows = [flow]
+        bench.put(balanced(protocol=Protocol.UDP), endpoint_slice(endpoints=[A, C])).list_all().pass_time(2)
+
+        assert [flow] == bench.kernel.conntrack.flows
 
     def test_one_walk_does_for_many_virtual_servers_and_none_where_none_is_new(self):
         bench = Bench()
@@ -294,125 +209,3 @@ class TestSetsThatGrow:
         bench.pass_time(60)
 
         assert 9 == len(bench.kernel.ipsets.members(self.HAIRPIN))
-
-
-class Board:
-    """What load balancers were told."""
-
-    def __init__(self):
-        self.checks = {}
-        self.said = 0
-        self.addresses = ()
-
-    def publish(self, service, check):
-        self.said += 1
-        self.checks[service] = check
-
-    def listen_on(self, addresses):
-        self.addresses = addresses
-
-
-class TestHealth:
-    WEB = ObjectName("shop", "web")
-
-    def checked(self, *endpoints, **settings):
-        board = Board()
-        asked = msgspec.structs.replace(balanced(), health_check_node_port=32000)
-        return board, serving(asked, *endpoints, outlets=Outlets(board), **settings)
-
-    def test_a_service_with_a_port_for_it_is_published_and_others_are_not(self):
-        board, bench = self.checked(A, C)
-        bench.put(service("shop/other", port("10.96.0.81")))
-
-        assert {self.WEB} == board.checks.keys()
-        assert (32000, 1) == (board.checks[self.WEB].port, board.checks[self.WEB].local_endpoints)
-
-    def test_only_changes_are_told(self):
-        board, bench = self.checked(A, C)
-        bench.put(endpoint_slice(endpoints=[A]))
-        assert 1 == board.said
-        bench.put(endpoint_slice(endpoints=[C]))
-        assert (2, 0) == (board.said, board.checks[self.WEB].local_endpoints)
-        bench.remove(msgspec.structs.replace(balanced(), health_check_node_port=32000))
-
-        assert (3, None) == (board.said, board.checks[self.WEB])
-
-    def test_it_is_heard_where_node_ports_are(self):
-        everywhere, _ = self.checked(A)
-        chosen, bench = self.checked(A, node_port_networks=(parse_network("192.0.2.0/24"),))
-        bench.kernel.node_addresses.assign("eth0", ["192.0.2.1", "203.0.113.1"])
-        bench.pass_time(31)
-
-        assert everywhere.addresses is None
-        assert (address("192.0.2.1"),) == chosen.addresses
-
-    def test_a_kernel_that_is_not_ready_for_long_makes_it_unhealthy_until_it_is(self):
-        bench = serving(service(), A)
-        write = bench.kernel.sysctls.write
-
-        def refuse(name, value):
-            raise KernelError("no")
-
-        bench.kernel.sysctls.write = refuse
-        bench.pass_time(85)
-        assert bench.reconciler.is_healthy()
-        bench.pass_time(20)
-        assert not bench.reconciler.is_healthy()
-        bench.kernel.sysctls.write = write
-        bench.pass_time(31)
-
-        assert bench.reconciler.is_healthy()
-
-    def test_one_service_that_fails_does_not_take_the_node_out_of_all_load_balancers(self):
-        bench = serving(service(), A)
-        bench.kernel.vips.apply = lambda batch: [KernelError("no")] * len(batch)
-        bench.put(service("shop/late", port("10.96.0.82"))).pass_time(200)
-
-        assert bench.reconciler.is_healthy()
-
-    def test_a_loop_that_hangs_is_unhealthy(self):
-        bench = serving(service(), A)
-        bench.now += 130
-
-        assert not bench.reconciler.is_healthy()
-
-
-class TestRestrictions:
-    def restricted(self):
-        asked = port(protocol=Protocol.TCP, load_balancer_ips=[LB])
-        return service("shop/web", asked, source_ranges=(parse_network("203.0.113.0/24"),))
-
-    def test_a_virtual_server_waits_for_its_restriction(self):
-        bench = Bench(needs=INSIDE)
-        apply = self.refuse_restrictions(bench)
-        bench.put(self.restricted(), endpoint_slice(endpoints=[A])).list_all()
-        assert f"-t {LB}:80" not in bench.tables()
-        bench.kernel.ipsets.apply = apply
-        bench.pass_time(60)
-
-        assert {"10.244.1.11:8080": 1} == bench.tables()[f"-t {LB}:80"]
-
-    def test_one_that_drains_is_not_opened_before_it_is_restricted_again(self):
-        bench = serving(self.restricted(), A)
-        bench.kernel.ipvs.set_connections(key(f"{LB}:80"), (A.address, A.port), active=1)
-        bench.remove(self.restricted())
-        assert {"10.244.1.11:8080": 0} == bench.tables()[f"-t {LB}:80"]
-        apply = self.refuse_restrictions(bench)
-        bench.put(self.restricted(), endpoint_slice(endpoints=[A, C]))
-        assert {"10.244.1.11:8080": 0} == bench.tables()[f"-t {LB}:80"]
-        bench.kernel.ipsets.apply = apply
-        bench.pass_time(60)
-
-        assert {"10.244.1.11:8080": 1, "10.244.2.13:8080": 1} == bench.tables()[f"-t {LB}:80"]
-
-    def refuse_restrictions(self, bench):
-        """Have the kernel refuse members of RESTRICTED; return how it takes them again."""
-        apply = bench.kernel.ipsets.apply
-
-        def refuse(batch):
-            outcomes = [KernelError("no") if "RESTRICTED" in str(one) else None for one in batch]
-            taken = iter(apply([one for one, error in zip(batch, outcomes, strict=True) if error is None]))
-            return [error or next(taken) for error in outcomes]
-
-        bench.kernel.ipsets.apply = refuse
-        return apply
