@@ -182,10 +182,16 @@ class Iptables(Protocol):
         """Return the rules of every flavour and family that can be read; for this nothing is written."""
 
     def families(self) -> frozenset[Family]:
-        """Return the families whose tools work on this node; never empty, or MissingModule is raised."""
+        """Return the families whose tools work on this node; never empty, or MissingModule is raised.
+
+        Each call asks those again that did not work.
+        """
 
     def refusals(self) -> Mapping[Family, str]:
         """Return for each family that is not among `families` why its tools do not work."""
+
+    def switched_off(self) -> frozenset[Family]:
+        """Return the families that the node does not have, whatever its tools say."""
 
     def supports_random_fully(self) -> bool:
         """Tell whether MASQUERADE takes --random-fully here."""

@@ -7,7 +7,6 @@ which flavour that is (KEP-3178). Rules of ours from before outweigh that: in an
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import shutil
@@ -64,6 +63,7 @@ class NodeIptables:
 
     def __init__(self, modules: NodeModules | None = None) -> None:
         self._modules = modules or NodeModules()
+        self._found: _Tools | None = None
 
     def save(self, family: Family) -> str:
         """Return the rules of all tables, as iptables-save prints them."""
@@ -85,19 +85,33 @@ class NodeIptables:
         ]
 
     def families(self) -> frozenset[Family]:
-        """Return the families whose tools work on this node; never empty, or MissingModule is raised."""
+        """Return the families whose tools work on this node; never empty, or MissingModule is raised.
+
+        Each call asks those again that did not work: what was in their way may have gone.
+        """
+        if self._found is not None and self._found.refusals:
+            self._found = self._asked_again(self._found)
         return self._tools.families
 
     def refusals(self) -> Mapping[Family, str]:
         """Return for each family that is not among `families` why its tools do not work."""
         return self._tools.refusals
 
+    def switched_off(self) -> frozenset[Family]:
+        """Return the families that the node does not have, whatever its tools say."""
+        return frozenset() if _has_ipv6() else frozenset({Family.IPV6})
+
     def supports_random_fully(self) -> bool:
         """Tell whether MASQUERADE takes --random-fully here."""
         return self._tools.random_fully
 
-    @functools.cached_property
+    @property
     def _tools(self) -> _Tools:
+        if self._found is None:
+            self._found = self._find()
+        return self._found
+
+    def _find(self) -> _Tools:
         refused: list[str] = []
         for candidate in _candidates():
             refusals = dict(candidate.refusals)
@@ -119,13 +133,28 @@ class NodeIptables:
             f" and nft_compat, or ip_tables and iptable_nat: {'; '.join(refused)}"
         )
 
+    def _asked_again(self, known: _Tools) -> _Tools:
+        """Return the same flavour, in which the rules are, with what is known of its families now."""
+        working = dict.fromkeys(known.families, known.random_fully)
+        refusals: dict[Family, str] = {}
+        for family in known.refusals:
+            try:
+                _require_family(family)
+                _require(_command(known.flavour, family, "save"))
+                if known.flavour == _LEGACY:
+                    self._modules.try_to_load(*_legacy_modules(family))
+                _saved(known.flavour, family)
+                working[family] = self._knows_random_fully(known.flavour, family, working)
+            except CommandFailed as error:
+                refusals[family] = str(error)
+        return _Tools(known.flavour, frozenset(working), all(working.values()), refusals)
+
     def _knows_random_fully(self, flavour: str, family: Family, others: Mapping[Family, bool]) -> bool:
         """Tell whether a tool knows --random-fully; _Refused where it does not work at all.
 
         others: what is known of the flavour's other family.
         """
-        if family is Family.IPV6 and not _has_ipv6():
-            raise _Refused("this node has no IPv6, or net.ipv6.conf.default.disable_ipv6 is 1")
+        _require_family(family)
         if flavour == _LEGACY and others and self._modules.has(*_legacy_modules(family)):
             # The same program does the same for both families, and the kernel's part is there.
             _require(_command(flavour, family, "restore"))
@@ -208,6 +237,11 @@ def _command(flavour: str, family: Family, action: str) -> str:
 
 def _restore(flavour: str, family: Family, text: str) -> None:
     _run(_command(flavour, family, "restore"), "--noflush", "-w", _LOCK_SECONDS, text=text)
+
+
+def _require_family(family: Family) -> None:
+    if family is Family.IPV6 and not _has_ipv6():
+        raise _Refused("this node has no IPv6, or net.ipv6.conf.default.disable_ipv6 is 1")
 
 
 def _require(command: str) -> None:

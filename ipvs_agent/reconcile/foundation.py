@@ -47,11 +47,11 @@ class Ground(msgspec.Struct, frozen=True):
     """A foundation that was laid."""
 
     families: frozenset[Family]
-    """The families that this node can serve."""
+    """The families that this node serves."""
     written: tuple[str, ...] = ()
     """What had to be done for it, in words."""
     refusals: Mapping[Family, str] = {}
-    """Why the other families cannot be served."""
+    """Why the tools of a family do not work. One that is served all the same has the rules that it had."""
     undivided: frozenset[Family] = frozenset()
     """The families in which clients inside the cluster cannot be told from those outside for certain."""
     capacities: Mapping[str, int] = {}
@@ -64,6 +64,7 @@ class Ground(msgspec.Struct, frozen=True):
 def lay(kernel: Kernel, needs: Needs, before: Ground | None = None) -> Ground:
     """Make what is missing of the foundation and leave alone what is right; raise KernelError.
 
+    A family whose tools fail goes on being served by the rules that it has, as long as there is another one.
     before: what this process has laid before; None: nothing, so no set of it is about to grow.
     """
     kernel.modules.load(*_MODULES, needs.scheduler_module)
@@ -73,20 +74,57 @@ def lay(kernel: Kernel, needs: Needs, before: Ground | None = None) -> Ground:
     for name, value in (_SYSCTLS | (_STRICT_ARP if needs.strict_arp else {})).items():
         kernel.sysctls.write(name, value)
     kernel.vips.ensure_link()
-    families = kernel.iptables.families()
+    working, refusals = kernel.iptables.families(), dict(kernel.iptables.refusals())
+    families = working | _in_use(kernel, refusals, before)
     written = _remove_drafts(kernel.ipsets) if before is None else []
     written += _lay_sets(kernel, families)
-    undivided = frozenset(families)
+    undivided = families
     if needs.masquerade is not None:
         random_fully = kernel.iptables.supports_random_fully()
         masquerade = msgspec.structs.replace(needs.masquerade, random_fully=random_fully)
-        undivided = frozenset(
-            family for family in sorted(families) if not _lay_rules(kernel, family, masquerade, written)
-        )
+        divided, failed = _lay_all_rules(kernel, working, masquerade, written)
+        if failed and (not divided or failed.keys() - _in_use(kernel, failed, before)):
+            raise next(iter(failed.values()))
+        refusals |= {family: str(error) for family, error in failed.items()}
+        for family in families - divided.keys():
+            divided[family] = _was_divided(family, masquerade, before)
+        undivided = frozenset(family for family in families if not divided[family])
     capacities = {name: ip_set.capacity for name, ip_set in kernel.ipsets.sets().items() if ip_set}
-    return Ground(
-        families, tuple(written), kernel.iptables.refusals(), undivided, capacities, missing_modules
-    )
+    return Ground(families, tuple(written), refusals, undivided, capacities, missing_modules)
+
+
+def _in_use(kernel: Kernel, families: Iterable[Family], before: Ground | None) -> frozenset[Family]:
+    """Return those of some families that clients may use already, by this process or an agent before it."""
+    candidates = frozenset(families) - kernel.iptables.switched_off()
+    served = before.families if before is not None else frozenset()
+    return frozenset(family for family in candidates if family in served or _has_ledger(kernel, family))
+
+
+def _has_ledger(kernel: Kernel, family: Family) -> bool:
+    """Tell whether virtual servers of ours are named, which are made only where the rules are."""
+    name = sets.set_name(sets.Purpose.SERVICES, family)
+    return name in kernel.ipsets.sets() and bool(kernel.ipsets.members(name))
+
+
+def _lay_all_rules(
+    kernel: Kernel, families: Iterable[Family], masquerade: shim.Masquerade, written: list[str]
+) -> tuple[dict[Family, bool], dict[Family, KernelError]]:
+    """Write the rules where they differ; return the answers of `_lay_rules`, and what failed."""
+    divided: dict[Family, bool] = {}
+    failed: dict[Family, KernelError] = {}
+    for family in sorted(families):
+        try:
+            divided[family] = _lay_rules(kernel, family, masquerade, written)
+        except KernelError as error:
+            failed[family] = error
+    return divided, failed
+
+
+def _was_divided(family: Family, masquerade: shim.Masquerade, before: Ground | None) -> bool:
+    """Return what `_lay_rules` would probably say of rules that cannot be looked at."""
+    if before is not None and family in before.families:
+        return family not in before.undivided
+    return bool(masquerade.inside(family))
 
 
 def _lay_rules(kernel: Kernel, family: Family, masquerade: shim.Masquerade, written: list[str]) -> bool:

@@ -42,6 +42,7 @@ class FakeIptables:
 
     def __init__(self, ipsets: FakeIpSets) -> None:
         self.usable = frozenset(Family)
+        self.off: frozenset[Family] = frozenset()
         self.random_fully = True
         self.restored: list[tuple[Family, str]] = []
         """What restore was called with."""
@@ -92,6 +93,10 @@ class FakeIptables:
     def refusals(self) -> Mapping[Family, str]:
         """Return for each family that is not usable that it is not."""
         return {family: "does not work on this node" for family in Family if family not in self.usable}
+
+    def switched_off(self) -> frozenset[Family]:
+        """Return the families that the node does not have, whatever its tools say."""
+        return self.off
 
     def supports_random_fully(self) -> bool:
         """Tell whether MASQUERADE takes --random-fully here."""

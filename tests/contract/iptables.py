@@ -83,6 +83,7 @@ class IptablesContract:
 
     def test_no_family_is_refused(self, iptables):
         assert {} == iptables.refusals()
+        assert frozenset() == iptables.switched_off()
 
     def test_chains_that_are_not_named_are_kept(self, iptables):
         iptables.restore(Family.IPV4, BEFORE)

@@ -6,14 +6,22 @@ import errno
 
 import pytest
 
-from ipvs_agent.addresses import Family
+from ipvs_agent.addresses import Family, parse_network
 from ipvs_agent.desired import sets
-from ipvs_agent.errors import Busy
+from ipvs_agent.desired.sets import Purpose
+from ipvs_agent.desired.shim import Masquerade
+from ipvs_agent.errors import Busy, CommandFailed
+from ipvs_agent.operations import AddMember
 from ipvs_agent.reconcile import foundation
 from ipvs_agent.reconcile.foundation import Needs
+from ipvs_agent.testing.builders import key
 from ipvs_agent.testing.fake_kernel import FakeKernel
 
 NEEDS = Needs()
+BOTH, IPV4, IPV6 = frozenset(Family), frozenset({Family.IPV4}), frozenset({Family.IPV6})
+INSIDE = Needs(
+    masquerade=Masquerade(cluster_networks=(parse_network("10.244.0.0/16"), parse_network("fd00:10::/32")))
+)
 
 
 @pytest.fixture
@@ -93,3 +101,101 @@ class TestModulesThatOnlySomeServicesNeed:
 
         assert not foundation.lay(kernel, NEEDS, before).missing_modules
         assert "ip_vs_sh" not in asked
+
+
+def serve(kernel, text="[fd00::1]:80"):
+    """Put a virtual server into the ledger, as an agent before this one would have done."""
+    member = sets.port_member(Purpose.SERVICES, key(text))
+    assert [None] == kernel.ipsets.apply([AddMember(member)])
+
+
+def refuse(kernel, monkeypatch, action, family):
+    """Have a tool fail for a family that had worked."""
+    answer = getattr(kernel.iptables, action)
+
+    def refuse_one(asked, *arguments):
+        if asked is family:
+            raise CommandFailed(f"ip6tables-{action}: not now")
+        return answer(asked, *arguments)
+
+    monkeypatch.setattr(kernel.iptables, action, refuse_one)
+
+
+class TestAFamilyWhoseToolsFail:
+    def test_at_a_restart_what_an_agent_before_has_served_is_served_on(self, kernel):
+        foundation.lay(kernel, INSIDE)
+        serve(kernel)
+        kernel.iptables.usable = IPV4
+
+        ground = foundation.lay(kernel, INSIDE)
+
+        assert BOTH == ground.families
+        assert IPV6 == ground.refusals.keys()
+        assert not ground.undivided
+
+    def test_it_is_not_served_before_it_has_rules(self, kernel):
+        kernel.iptables.usable = IPV4
+        ground = foundation.lay(kernel, INSIDE)
+
+        assert IPV4 == ground.families
+        assert sets.set_name(Purpose.SERVICES, Family.IPV6) not in kernel.ipsets.sets()
+
+        kernel.iptables.usable = BOTH
+        ground = foundation.lay(kernel, INSIDE, ground)
+
+        assert BOTH == ground.families
+        assert {} == ground.refusals
+        assert "IPV6 rules" in ground.written
+
+    def test_sets_in_which_nothing_was_served_are_no_reason_to_serve(self, kernel):
+        foundation.lay(kernel, INSIDE)
+        kernel.iptables.usable = IPV4
+
+        assert IPV4 == foundation.lay(kernel, INSIDE).families
+
+    def test_one_that_the_node_does_not_have_any_more_is_not_served(self, kernel):
+        before = foundation.lay(kernel, INSIDE)
+        serve(kernel)
+        kernel.iptables.usable, kernel.iptables.off = IPV4, IPV6
+
+        assert IPV4 == foundation.lay(kernel, INSIDE, before).families
+        assert IPV4 == foundation.lay(kernel, INSIDE).families
+
+    @pytest.mark.parametrize("action", ["save", "restore"])
+    def test_one_that_this_process_serves_is_served_on(self, kernel, monkeypatch, action):
+        before = foundation.lay(kernel, NEEDS)
+        refuse(kernel, monkeypatch, action, Family.IPV6)
+
+        ground = foundation.lay(kernel, INSIDE, before)
+
+        assert BOTH == ground.families
+        assert {Family.IPV6: f"ip6tables-{action}: not now"} == ground.refusals
+        assert ("IPV4 rules",) == ground.written
+
+    @pytest.mark.parametrize(
+        ("expected", "needs"),
+        [
+            pytest.param(frozenset(), INSIDE, id="clients inside were known"),
+            pytest.param(BOTH, NEEDS, id="they were not"),
+        ],
+    )
+    def test_clients_inside_are_told_from_others_as_before(self, kernel, monkeypatch, expected, needs):
+        before = foundation.lay(kernel, needs)
+        assert expected == before.undivided
+        refuse(kernel, monkeypatch, "save", Family.IPV6)
+
+        assert expected == foundation.lay(kernel, needs, before).undivided
+
+    def test_the_rules_come_first_where_nothing_was_served(self, kernel, monkeypatch):
+        refuse(kernel, monkeypatch, "restore", Family.IPV6)
+
+        with pytest.raises(CommandFailed, match="not now"):
+            foundation.lay(kernel, INSIDE)
+
+    def test_where_no_family_works_it_is_the_node_that_fails(self, kernel, monkeypatch):
+        kernel.iptables.usable = IPV4
+        before = foundation.lay(kernel, INSIDE)
+        refuse(kernel, monkeypatch, "save", Family.IPV4)
+
+        with pytest.raises(CommandFailed, match="not now"):
+            foundation.lay(kernel, INSIDE, before)

@@ -356,3 +356,62 @@ def test_legacy_rules_are_not_asked_for_where_there_can_be_none(node, monkeypatc
     node.install("-legacy", saved=RULE)
 
     assert "-nft" == node.used()
+
+
+class TestAskingAgain:
+    """A family whose tools fail is asked at each audit; one whose tools work costs nothing more."""
+
+    @pytest.mark.parametrize("flavour", ["-nft", "-legacy", ""])
+    @pytest.mark.parametrize("tool", ["save", "restore"])
+    def test_a_family_whose_tools_work_again(self, node, flavour, tool):
+        node.install(flavour)
+        node.script(f"ip6tables{flavour}-{tool}", "echo 'out of memory' >&2; exit 1\n")
+        tables = NodeIptables(node.modules())
+        assert {Family.IPV4} == tables.families()
+        assert {Family.IPV4} == tables.families()
+        assert {Family.IPV6: f"ip6tables{flavour}-{tool}: out of memory"} == tables.refusals()
+
+        node.install(flavour)
+
+        assert BOTH == tables.families()
+        assert {} == tables.refusals()
+
+    def test_the_flavour_stays_and_so_do_the_families_that_work(self, node):
+        node.install("-nft", works={Family.IPV4})
+        tables = NodeIptables()
+        tables.families()
+        node.install("-legacy", OURS)
+        before = len(node.calls())
+
+        assert {Family.IPV4} == tables.families()
+
+        assert ["ip6tables-nft-restore"] == [call.split()[0] for call in node.calls()[before:]]
+
+    def test_what_another_program_keeps_locked_is_asked_another_time(self, node):
+        node.install("-nft", works={Family.IPV4})
+        tables = NodeIptables()
+        tables.families()
+        node.script("ip6tables-nft-restore", LOCKED)
+
+        assert {Family.IPV4} == tables.families()
+        assert "holding the xtables lock" in tables.refusals()[Family.IPV6]
+
+    @pytest.mark.parametrize("lacks", ["IPv6", "ip6tables"])
+    def test_no_process_is_started_for_what_the_node_lacks(self, node, monkeypatch, lacks):
+        node.install("-nft", families=BOTH if lacks == "IPv6" else {Family.IPV4})
+        monkeypatch.setattr(iptables, "_has_ipv6", lambda: lacks != "IPv6")
+        tables = NodeIptables()
+        tables.families()
+        monkeypatch.setattr(subprocess, "run", None)
+
+        assert {Family.IPV4} == tables.families()
+        assert {Family.IPV6} == tables.refusals().keys()
+
+    @pytest.mark.parametrize(("expected", "has_ipv6"), [({Family.IPV6}, False), (set(), True)])
+    def test_a_family_that_is_switched_off_does_not_just_fail(self, node, monkeypatch, expected, has_ipv6):
+        node.install("-nft", works={Family.IPV4})
+        monkeypatch.setattr(iptables, "_has_ipv6", lambda: has_ipv6)
+        tables = NodeIptables()
+
+        assert {Family.IPV4} == tables.families()
+        assert expected == tables.switched_off()
