@@ -47,7 +47,7 @@ from ipvs_agent.reconcile.settings import Settings, is_touched, needs_now, node_
 from ipvs_agent.reconcile.timers import AuditDue, DrainCheck, FlowsDue, Retry, Task, Timers
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.worker import Worker
-from ipvs_agent.sources.changes import Change, Kind, Listed, Trouble
+from ipvs_agent.sources.changes import Change, Kind, Trouble
 from ipvs_agent.sources.store import API_SERVER, Store
 
 _ROUND = 500
@@ -189,10 +189,9 @@ class Reconciler:
                 self._troubles.pop(change.source, None)
             return
         self._store.apply(change)
-        if not isinstance(change, Listed):
-            self._unserved.changed(change)
-            if change.kind is Kind.NODE or self._has_moved_api_servers():
-                self._refresh_view()
+        self._unserved.changed(change)
+        if change.kind is Kind.NODE or self._has_moved_api_servers():
+            self._refresh_view()
 
     def _run_task(self, task: Task) -> None:
         if isinstance(task, Retry):

@@ -13,7 +13,7 @@ from ipvs_agent.model import ObjectName, Protocol, Service, Skipped, format_endp
 from ipvs_agent.reconcile.claims import FOREIGN, Contest
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.report import Report
-from ipvs_agent.sources.changes import Kind, Put, Rejected, Removed
+from ipvs_agent.sources.changes import Kind, Listed, Put, Rejected, Removed
 
 INVALID = "Invalid"
 """The reason of an Event: a field says what cannot be served."""
@@ -39,21 +39,22 @@ class Unserved:
         self._service = service
         self._faults: dict[tuple[Kind, ObjectName], tuple[str, ...]] = {}
         self._of_services: dict[ObjectName, tuple[tuple[str, ...], ...]] = {}
+        self._rejected: set[tuple[Kind, ObjectName]] = set()
+        """Unusable objects that were said since the last list of their kind: a list does not name them."""
 
-    def changed(self, change: Put | Removed | Rejected) -> None:
-        """Say which parts of an object are left out."""
-        if change.name is None:
+    def changed(self, change: Put | Removed | Rejected | Listed) -> None:
+        """Say which parts of an object are left out, and forget what was said of one that is gone."""
+        if isinstance(change, Listed):
+            self._forget_all_but(change)
+        elif change.name is None:
             self._report.skipped(change.skipped)
-        elif isinstance(change, Put) and isinstance(change.object, Service):
-            self._tell(change.name, _BY_ITSELF, INVALID, _texts(change.object.skipped))
-        elif isinstance(change, Put):
-            self._log_anew(change.kind, change.name, change.object.skipped)
         elif isinstance(change, Rejected):
-            self._log_anew(change.kind, change.name, [change.skipped])
+            self._rejected.add((change.kind, change.name))
+            self._say_of(change.kind, change.name, (change.skipped,))
         else:
-            self._log_anew(change.kind, change.name, ())
-            if change.kind is Kind.SERVICE:
-                self._tell(change.name, _BY_ITSELF, INVALID, ())
+            self._rejected.discard((change.kind, change.name))
+            skipped = change.object.skipped if isinstance(change, Put) else ()
+            self._say_of(change.kind, change.name, skipped)
 
     def planned(self, name: ObjectName, skipped: Iterable[Skipped]) -> None:
         """Say what a Service asks for and this node cannot give."""
@@ -66,6 +67,21 @@ class Unserved:
     def flush(self) -> None:
         """Have people on this node see what was said since the last time."""
         self._outlets.notes.flush()
+
+    def _forget_all_but(self, listed: Listed) -> None:
+        # An unusable object that goes between two lists without a word is forgotten with the list after them.
+        staying = {name for kind, name in self._rejected if kind is listed.kind}
+        known = [*self._faults, *((Kind.SERVICE, name) for name in self._of_services)]
+        for kind, name in known:
+            if kind is listed.kind and name not in listed.names and name not in staying:
+                self._say_of(kind, name, ())
+        self._rejected.difference_update({(listed.kind, name) for name in staying})
+
+    def _say_of(self, kind: Kind, name: ObjectName, skipped: Iterable[Skipped]) -> None:
+        if kind is Kind.SERVICE:
+            self._tell(name, _BY_ITSELF, INVALID, _texts(skipped))
+        else:
+            self._log_anew(kind, name, skipped)
 
     def _log_anew(self, kind: Kind, name: ObjectName, skipped: Iterable[Skipped]) -> None:
         before = self._faults.pop((kind, name), ())

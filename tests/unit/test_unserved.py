@@ -8,6 +8,7 @@ import pytest
 from ipvs_agent.model import ObjectName, Skipped, VirtualServer
 from ipvs_agent.operations import AddVirtualServer, DeleteVirtualServer
 from ipvs_agent.reconcile.outlets import Outlets
+from ipvs_agent.sources.changes import Kind, Rejected
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, key, port, service
 from tests.unit.test_reconciler import Bench
 
@@ -150,4 +151,18 @@ def test_a_field_at_fault_is_an_event_for_a_service_and_a_log_line_for_a_slice(c
     assert "EndpointSlice shop/web-1: endpoints[0]: is nothing" in caplog.text
     bench.remove(web)
 
+    assert {} == users.flushed
+
+
+def test_a_service_that_becomes_unusable_has_that_for_its_note_until_it_is_mended(caplog):
+    users = Users()
+    bench = Bench(outlets=Outlets(events=users, notes=users))
+    subject = "Service shop/web"
+    bench.put(service(skipped=(Skipped(subject, "spec.externalIPs[0]", "is a loopback address"),))).list_all()
+    unusable = Skipped(subject, "spec", "is missing")
+    bench.tell(*[Rejected(Kind.SERVICE, ObjectName("shop", "web"), unusable)] * 2)
+
+    assert {ObjectName("shop", "web"): ("spec: is missing",)} == users.flushed
+    assert 1 == caplog.text.count(str(unusable))
+    bench.put(service())
     assert {} == users.flushed
