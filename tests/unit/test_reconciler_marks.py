@@ -137,6 +137,17 @@ class TestAfterARestart:
         assert known == marks(after)
         assert {"10.244.1.11:8080": 1} == after.tables()[f"-f {known[f'{LB}:80']}"]
 
+    def test_nor_does_it_where_the_older_needs_no_mark_any_more(self):
+        older = balanced("shop/older", cluster_ip="10.96.0.81", node_port=0)
+        younger = balanced(
+            "shop/younger", created=LATER, cluster_ip="10.96.0.82", node_port=0, external_ips=[OTHER]
+        )
+        bench = Bench(needs=INSIDE).put(older, younger).list_all()
+        known = marks(bench)
+        after = restart(bench, younger, msgspec.structs.replace(older, external_local=False)).list_all()
+
+        assert {f"{OTHER}:80": known[f"{OTHER}:80"]} == marks(after)
+
     def test_a_service_keeps_the_mark_of_its_node_port_and_not_that_of_an_address_it_has_newly_got(self):
         bench = Bench(needs=INSIDE)
         bench.kernel.node_addresses.assign("eth0", ["192.0.2.1"])
