@@ -9,6 +9,7 @@ from ipvs_agent.addresses import Family, parse_network
 from ipvs_agent.desired.sets import sets_of
 from ipvs_agent.errors import KernelError
 from ipvs_agent.model import Node, ObjectName, Protocol
+from ipvs_agent.operations import AddVirtualServer
 from ipvs_agent.reconcile.foundation import Needs
 from ipvs_agent.reconcile.messages import AddressesChanged
 from ipvs_agent.sources.changes import Kind, Removed
@@ -112,6 +113,19 @@ class TestAddresses:
         )
 
         assert "192.0.2.9" not in bench.vips()
+
+
+class TestTheFirstRound:
+    def test_the_api_server_is_served_before_older_services_that_fill_a_round(self):
+        bench = Bench()
+        older = [service(f"shop/s{n}", port(f"10.96.{2 + n // 250}.{1 + n % 250}")) for n in range(500)]
+        api_server = service("default/kubernetes", port("10.96.0.1", 443), created="2026-02-01T00:00:00Z")
+        bench.put(*older, api_server).list_all()
+        (first, *_) = (batch for batch in bench.kernel.ipvs.batches if batch)
+
+        assert key("10.96.0.1:443") in {
+            one.virtual_server.key for one in first if isinstance(one, AddVirtualServer)
+        }
 
 
 class TestOlderFlows:
