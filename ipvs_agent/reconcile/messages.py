@@ -50,8 +50,9 @@ class SliceRead(msgspec.Struct, frozen=True):
 
 
 class FlowsForgotten(msgspec.Struct, frozen=True):
-    """The worker has removed flows that are older than their virtual servers, or could not."""
+    """The worker has removed flows that are older than these virtual servers, or could not."""
 
+    keys: tuple[VirtualServerKey, ...]
     count: int
     error: KernelError | None = None
 

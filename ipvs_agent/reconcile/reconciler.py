@@ -175,7 +175,8 @@ class Reconciler:
             self._own_addresses = message.addresses
             self._refresh_view()
         elif isinstance(message, FlowsForgotten):
-            self._report.flows(message.count, message.error)
+            self._report.flows(message.count, message.error, self._older_flows.failures)
+            self._older_flows.note(message)
         else:
             for change in message:
                 self._on_change(change)
@@ -323,9 +324,11 @@ class Reconciler:
                 or msgspec.structs.replace(self._settings.needs, masquerade=None)
             )
 
+            before = self._ground
+
             def lay_and_read() -> None:
                 try:
-                    ground = foundation.lay(self._background, needs)
+                    ground = foundation.lay(self._background, needs, before)
                     tables = audit.read_tables(self._background)
                 except KernelError as error:
                     self.tell(AuditFailed(error))

@@ -75,12 +75,20 @@ class Report:
             logger.info(event("what had failed is done", objects=len(objects), first=first))
 
     def laid(self, ground: Ground, before: Ground | None) -> None:
-        """Say what the foundation lacked, and which family cannot be served."""
+        """Say what the foundation lacked, and for which family its tools fail or work again."""
         if ground.written:
             logger.info(event("foundation laid", wrote=", ".join(ground.written)))
-        if before is None or before.families != ground.families:
-            for family, reason in ground.refusals.items():
-                logger.warning(event("family is not served", family=family.name, reason=reason))
+        known = before.refusals if before is not None else {}
+        has_moved = before is not None and before.families != ground.families
+        for family, reason in ground.refusals.items():
+            if family not in known or has_moved:
+                is_served = family in ground.families
+                text = "family is served by the rules it has" if is_served else "family is not served"
+                logger.warning(event(text, family=family.name, reason=reason))
+        for family in known.keys() - ground.refusals.keys():
+            logger.info(event("the tools of a family work again", family=family.name))
+        if before is None and ground.missing_modules:
+            logger.warning(event("modules are missing", modules=", ".join(sorted(ground.missing_modules))))
 
     def still_draining(self, virtual_servers: int) -> None:
         """Say that connections keep what nobody asks for any more."""
@@ -99,12 +107,17 @@ class Report:
         """Say that a set cannot take what it should."""
         logger.error(event("set cannot grow", set=ip_set.name, capacity=ip_set.capacity, error=error))
 
-    def flows(self, count: int, error: KernelError | None) -> None:
-        """Say what became of flows from before their virtual servers."""
-        if error is not None:
-            logger.warning(event("flows older than their virtual server go on past it", error=error))
-        elif count:
+    def flows(self, count: int, error: KernelError | None, failures: int) -> None:
+        """Say what became of flows from before their virtual servers.
+
+        failures: how often in a row it could not be done before, about which one line is enough.
+        """
+        if error is None and (count or failures):
             logger.info(event("removed flows that are older than their virtual server", flows=count))
+        elif error is not None and not failures:
+            logger.warning(
+                event("flows older than their virtual server go on past it, trying again", error=error)
+            )
 
     def waits_for_node(self) -> None:
         """Say what keeps the agent from serving."""
