@@ -207,7 +207,8 @@ class _Compiler(NamedTuple):
 
     def _by_mark(self, mark: int, real_servers: _RealServers) -> Frontend:
         # A persistent one would not translate ports, so a hash keeps clients at their endpoints.
-        choice = _BY_SOURCE if self.service.affinity_seconds else self.choice
+        has_hash = _BY_SOURCE.scheduler not in self.node.missing_schedulers
+        choice = _BY_SOURCE if self.service.affinity_seconds and has_hash else self.choice
         virtual_server = VirtualServer(mark_key(self.port.family, mark), choice.scheduler, choice.flags)
         return Frontend(virtual_server, real_servers, vips=(), members=())
 

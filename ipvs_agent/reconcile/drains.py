@@ -110,7 +110,7 @@ class Drains:
         changed: dict[Key, None] = {}
         if self._claims.owner(key) == LINGERING:
             self._ways_in.pop(key, None)
-            self._claims.release(key, LINGERING, changed)
+        self._claims.release(key, LINGERING, changed)
         return changed
 
     def _is_draining(self, key: VirtualServerKey) -> bool:

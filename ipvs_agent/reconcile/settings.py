@@ -82,7 +82,7 @@ def is_touched(service: Service, old: NodeView, new: NodeView) -> bool:
     """Tell whether a Service may be another one on a node that has changed."""
     differing = {field for field in NodeView.__struct_fields__ if getattr(old, field) != getattr(new, field)}
     if differing == {"missing_schedulers"}:
-        return bool(service.annotations)
+        return bool(service.annotations or service.affinity_seconds)
     if not differing <= _ADDRESSES:
         return True
     # Cluster IPs do not depend on addresses of the node.
