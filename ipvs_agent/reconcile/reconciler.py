@@ -122,8 +122,13 @@ class Reconciler:
         while not (self._is_stopping or self._is_done() or self._is_hopeless()):
             self._wait()
             self.catch_up()
+        self._older_flows.forget()
+        while self._older_flows.are_being_forgotten and not self._is_stopping:
+            self._wait()
+            self.catch_up()
         self._keeper.end_drains()
-        return self._keeper.may_remove and not self._keeper.is_failing and not self._troubles
+        is_failing = self._keeper.is_failing or self._older_flows.failures > 0
+        return self._keeper.may_remove and not is_failing and not self._troubles
 
     def _is_done(self) -> bool:
         return self._keeper.may_remove and not self._store.dirty and not self._lags_behind_node()
