@@ -132,6 +132,12 @@ class History:
         if gone is not None:
             self.bench.remove(gone)
 
+    def all_services_go(self):
+        for (kind, _), thing in list(self.bench.objects.items()):
+            if kind is Kind.SERVICE:
+                self.bench.remove(thing)
+        self.bench.pass_time(30)
+
     def all_is_listed(self):
         self.is_listed = True
         self.bench.list_all()
@@ -181,6 +187,9 @@ class History:
             assert [None] == self.inner.ipvs.apply([AddRealServer(one, BEHIND_FOREIGN)])
 
     # --- What is there --------------------------------------------------------------------------------------
+
+    def served(self):
+        return {found.virtual_server.key for found in self.inner.ipvs.virtual_servers()}
 
     def foreign_as_made(self):
         return {one: (VirtualServer(one, "wlc"), [BEHIND_FOREIGN]) for one in self.foreign}
@@ -247,3 +256,5 @@ def test_any_history_ends_where_a_fresh_start_would(hazards, seed):
     assert fresh.picture() == history.picture()
     assert fresh.notes.lines == history.notes.lines
     assert history.bench.reconciler.is_healthy()
+    history.all_services_go()
+    assert (history.foreign, set()) == (history.served(), history.bench.vips())

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from ipvs_agent.operations import AddRealServer, DeleteVip
-from ipvs_agent.testing.builders import address, endpoint, endpoint_slice, key, service
+from ipvs_agent.testing.builders import address, endpoint, endpoint_slice, key, port, service
 from tests.unit.benches import (
     LB,
     A,
@@ -34,6 +34,21 @@ def test_a_drained_real_server_goes_though_another_one_cannot_come():
     bench.put(endpoint_slice(endpoints=[B, C])).pass_time(20)
 
     assert {"10.244.1.12:8080": 1} == bench.tables()["-t 10.96.0.80:80"]
+
+
+def test_a_service_that_returned_and_saw_the_drain_end_leaves_nothing_when_it_goes_again():
+    web, balanced_one = service("shop/web", port("10.96.0.90")), balanced("shop/other")
+    bench = serving(web, A).put(balanced_one)
+    connect(bench, key("10.96.0.90:80"), A)
+    bench.remove(web).pass_time(2)
+    bench.put(web, endpoint_slice(endpoints=[])).pass_time(2)
+    connect(bench, key("10.96.0.90:80"), A, active=0)
+    bench.pass_time(20)
+    assert {} == bench.tables()["-t 10.96.0.90:80"]
+    bench.remove(balanced_one).pass_time(20)  # what drains is looked through when a mark goes
+    bench.remove(web).pass_time(20)
+
+    assert ({}, set(), set()) == (bench.tables(), bench.vips(), bench.members())
 
 
 def test_clients_outside_hear_nothing_while_the_last_local_endpoint_drains_and_are_served_when_it_returns():
