@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipvs_agent.errors import KernelError
 from ipvs_agent.model import Protocol
+from ipvs_agent.sources.changes import Kind, Listed, Put
 from ipvs_agent.testing.builders import address, endpoint, endpoint_slice, key, port, service
 from ipvs_agent.testing.fake_conntrack import FakeFlow
 from tests.unit.benches import INSIDE, LB, balanced
@@ -134,3 +135,41 @@ def test_so_are_those_behind_a_mark():
     bench.pass_time(31)
 
     assert [through] == table.flows
+
+
+class TestASingleSync:
+    """A process that ends has nobody to make the walk later."""
+
+    def told(self, *flows, kernel=None):
+        bench = Bench(kernel)
+        table = Table(bench, *flows)
+        names = {Kind.SERVICE: [WEB.name], Kind.ENDPOINT_SLICE: [endpoint_slice().name], Kind.NODE: []}
+        bench.reconciler.tell(
+            [
+                Put(Kind.SERVICE, WEB),
+                Put(Kind.ENDPOINT_SLICE, endpoint_slice(endpoints=[A])),
+                *(Listed(kind, frozenset(listed)) for kind, listed in names.items()),
+            ]
+        )
+        return bench, table
+
+    def test_it_makes_the_walk_before_it_ends(self):
+        bench, table = self.told(PAST)
+        table.heal()
+
+        assert bench.reconciler.run_once()
+        assert ([], 1) == (table.flows, len(table.walks))
+
+    def test_it_has_not_achieved_all_where_the_walk_fails(self):
+        bench, table = self.told(PAST)
+
+        assert not bench.reconciler.run_once()
+        assert 1 == len(table.walks)
+
+    def test_it_walks_for_nothing_where_no_virtual_server_is_new(self):
+        first, _ = self.told()
+        first.reconciler.run_once()
+        bench, table = self.told(kernel=first.kernel)
+
+        assert bench.reconciler.run_once()
+        assert [] == table.walks
