@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -229,12 +230,14 @@ def _health(service: Service, slices: Iterable[EndpointSlice], node: NodeView) -
     if not service.health_check_node_port:
         return None
     local = {
-        endpoint.address
+        (port.family, endpoint.address)
         for port in service.ports
         for endpoint in endpoints.of_port(port, slices)
         if endpoint.ready and not endpoint.terminating and endpoint.node == node.name
     }
-    return HealthCheck(service.health_check_node_port, service.name, service.uid, len(local))
+    # A pod has an address in each family, and balancers weigh by this number: it counts once.
+    count = max(Counter(family for family, _ in local).values(), default=0)
+    return HealthCheck(service.health_check_node_port, service.name, service.uid, count)
 
 
 def _real_servers(serving: Iterable[Endpoint]) -> _RealServers:

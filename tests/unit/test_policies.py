@@ -224,6 +224,14 @@ class TestHealthChecks:
         assert (32000, 2, "u-1") == (plan.health.port, plan.health.local_endpoints, plan.health.uid)
         assert ["32000"] == members(plan, "HEALTH")
 
+    def test_a_pod_counts_once_though_it_has_an_address_in_each_family(self):
+        v4, v6 = port(cluster_ip="10.96.0.80"), port(cluster_ip="fd00:10:96::80")
+        asked = changed(service("shop/web", v4, v6), health_check_node_port=32000)
+        pods = [endpoint(f"fd00:10:244:1::{one}", node="node-a") for one in (11, 12)]
+        slices = [endpoint_slice(endpoints=[A]), endpoint_slice(endpoints=pods, family=Family.IPV6)]
+
+        assert 2 == compile_service(asked, slices, NODE).health.local_endpoints
+
     def test_terminating_endpoints_do_not_count_though_they_serve(self):
         asked = changed(local_service(), health_check_node_port=32000)
         plan = compiled(asked, changed(A, **SERVING), changed(B, terminating=True))
