@@ -127,3 +127,34 @@ def test_create_change_outage_and_delete(node, lab, api, agent_log):
     node.wait_for(lambda: not [line for line in node.virtual_servers() if VIP in line])
     with pytest.raises(OSError, match=r"refused|timed out|unreachable"):
         node.ask(lab.client, talk.TCP, VIP, 80, timeout=1)
+
+
+@pytest.mark.timeout(600)
+def test_the_younger_of_two_services_is_told_and_takes_over(node, lab, api, agent_log):
+    shared = "198.51.100.9"
+    older, younger = (
+        objects.service(name, (vip,), namespace="default", externalIPs=[shared])
+        for name, vip in (("a-older", "10.96.0.91"), ("b-younger", "10.96.0.92"))
+    )
+    for service in (older, younger):
+        service["metadata"] = {"name": service["metadata"]["name"], "namespace": "default"}
+    here = [(lab.a.ipv4, {"nodeName": "node-a"})]  # so this agent does not wait for others to speak first
+    behind = objects.endpoint_slice("b-younger", here, namespace="default")
+    node.agent.start()
+    node.wait_for(lambda: "serving" in agent_log())
+    for thing in (older, younger, behind):
+        api.create(thing)
+    text = f"{shared}:80/TCP is taken by default/a-older"
+
+    def told():
+        events = api.get("/apis/events.k8s.io/v1/namespaces/default/events")["items"]
+        return [(one["regarding"]["name"], one["reason"]) for one in events if one["note"] == text]
+
+    node.wait_for(lambda: told() == [("b-younger", "AddressTaken")])
+    node.wait_for(lambda: f"default/b-younger: {text}" in node.agent.command("status", "-o", "wide"))
+
+    api.delete(older)
+    node.wait_for(lambda: node.ask(lab.node, talk.TCP, shared, 80).name == "a")
+    node.wait_for(lambda: text not in node.agent.command("status", "-o", "wide"))
+    for thing in (younger, behind):
+        api.delete(thing)
