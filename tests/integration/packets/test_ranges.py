@@ -25,7 +25,7 @@ RANGED, SECOND, NODE_IN, OPEN, OTHER_FAMILY, LOCAL = map(Stock, range(1, 7))
 UPDATED, REPLACED = Stock(11), Stock(12)
 OWN = ["192.0.2.100/32", "2001:db8::100/128"]
 # The client's second address, which is in no range.
-OFF = {4: "192.0.2.101", 6: "2001:db8::101"}
+OFF = {4: "192.0.2.200", 6: "2001:db8::200"}
 NODE_RANGE = ["192.0.2.0/30", "2001:db8::/124"]
 EVERYBODY = ["0.0.0.0/0", "::/0"]
 
@@ -187,9 +187,7 @@ def test_ranges_that_change_open_nothing_and_interrupt_nobody(node, lab, in_rang
     for number in range(50):
         ranges = [f"198.51.100.{number}/32", f"2001:db8:1::{number:x}/128"]
         # The client's own range gets wider and narrower around it.
-        ranges += (
-            OWN if number % 2 else ["192.0.2.100/32", "192.0.2.96/30", "2001:db8::100/124", "10.0.0.0/8"]
-        )
+        ranges += OWN if number % 2 else ["192.0.2.96/27", "2001:db8::100/120"]
         node.put(*served(lab, UPDATED, ranges), file="updated.json")
         new = ranges[0].removesuffix("/32")
         node.wait_for(lambda new=new: new in node.run("ipset", "save", "IPVS-AGENT-4-ALLOWED"))
