@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,22 +60,21 @@ class Arena:
         self._marks = itertools.count(1)
         self._marker: tuple[Object, ...] = ()
         self._namespaces: set[int] = set()
+        self._present: Sequence[_Entry] = ()
 
     def run(self, batch: Sequence[Case]) -> list[Result]:
-        """Take each case through its states, all at the same time, and remove all of it."""
+        """Take each case through its states, all at the same time."""
         entries = [_Entry(slot, case) for slot, case in zip(cases.SLOTS, batch, strict=False)]
         assert len(entries) == len(batch), f"more than {len(cases.SLOTS)} cases"
-        try:
-            for number in range(max(len(case.states) for case in batch)):
-                present = [entry for entry in entries if entry.begins(number)]
-                with _timed(f"state {number} of {len(present)} cases: written"):
-                    for entry in present:
-                        self._apply(entry)
-                self._settle()
-                self._compare([entry for entry in present if not entry.result.refusal], number)
-        finally:
-            with _timed("all removed"):
-                self._remove(entries)
+        self._remove_former()
+        self._present = entries
+        for number in range(max(len(case.states) for case in batch)):
+            present = [entry for entry in entries if entry.begins(number)]
+            with _timed(f"state {number} of {len(present)} cases: written"):
+                for entry in present:
+                    self._apply(entry)
+            self._settle()
+            self._compare([entry for entry in present if not entry.result.refusal], number)
         return [entry.result for entry in entries]
 
     # --- Objects --------------------------------------------------------------------------------------------
@@ -106,12 +106,15 @@ class Arena:
                     self._api.patch(thing, {"status": thing["status"]}, part="status")
                     applied[name] = thing
 
-    def _remove(self, entries: Iterable[_Entry]) -> None:
-        for entry in entries:
-            self._send(entry.applied, ())
-        self._settle()
-        for side in self._sides:
-            _wait(partial(_is_empty, side), _EMPTY_LIMIT, f"{side.name} is empty")
+    def _remove_former(self) -> None:
+        """Remove the cases that ran before; the last ones go with the machine."""
+        if self._present:
+            with _timed("all removed"):
+                for entry in self._present:
+                    self._send(entry.applied, ())
+                self._settle()
+                for side in self._sides:
+                    _wait(partial(_is_empty, side), _EMPTY_LIMIT, f"{side.name} is empty")
 
     def _settle(self) -> None:
         """Wait until both sides have done all that was asked until now.
@@ -178,7 +181,7 @@ class Arena:
             differing = {}
             for slot, caller, target in open_calls:
                 entry = by_slot[slot]
-                theirs, ours = (frozenset(one[slot, caller, target]) for one in answers)
+                theirs, ours = (one[slot, caller, target] for one in answers)
                 found_here = compare.answers(caller, target, (theirs, ours), entry.listed)
                 left = self._explain(entry, found_here)
                 if left:
@@ -197,7 +200,7 @@ class Arena:
         open_calls: Iterable[tuple[int, str, Target]],
         attempt: int,
         timeout: float,
-    ) -> Mapping[tuple[int, str, Target], set[str]]:
+    ) -> Mapping[tuple[int, str, Target], Mapping[str, int]]:
         callers = {caller.name: caller for caller in side.callers}
         calls: list[dialling.Call] = []
         slots = {}
@@ -206,9 +209,9 @@ class Arena:
             slots[call] = (slot, name, target)
             calls += [call] * by_slot[slot].tries(target, attempt)
         self._random.shuffle(calls)
-        answers: dict[tuple[int, str, Target], set[str]] = {}
+        answers: dict[tuple[int, str, Target], Counter[str]] = {}
         for call, outcome in dialling.dial(calls, timeout):
-            answers.setdefault(slots[call], set()).add(side.normal(outcome))
+            answers.setdefault(slots[call], Counter())[side.normal(outcome)] += 1
         return answers
 
 

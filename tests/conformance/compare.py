@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from tests.conformance.cases import Target
-from tests.conformance.lan import server_name
+from tests.conformance.dialling import SILENT
+from tests.conformance.lan import API, NODE_ADDRESSES, NODES, server_name
 from tests.conformance.tables import VirtualServer
 
 BOUND = "bound"
 """What is listed of an address of kube-ipvs0."""
 Listed = VirtualServer | str
+_ONE_OF = "one-of-"
 
 
 class Asked(NamedTuple):
@@ -29,8 +31,14 @@ class Asked(NamedTuple):
 
     @property
     def names(self) -> frozenset[str]:
-        """Who answered."""
-        return frozenset(outcome.rpartition(" ")[0] for outcome in self.outcomes if " " in outcome)
+        """Who answered, or may have."""
+        answers = (outcome.rpartition(" ")[0] for outcome in self.outcomes if " " in outcome)
+        return frozenset(name for one in answers for name in one.removeprefix(_ONE_OF).split("/"))
+
+    @property
+    def failures(self) -> frozenset[str]:
+        """How calls failed."""
+        return frozenset(outcome for outcome in self.outcomes if " " not in outcome)
 
     @property
     def sources(self) -> frozenset[str]:
@@ -68,11 +76,22 @@ def tables(
 def answers(
     caller: str,
     target: Target,
-    outcomes: tuple[frozenset[str], frozenset[str]],
+    counts: tuple[Mapping[str, int], Mapping[str, int]],
     listed: tuple[Mapping[Target | str, Listed], Mapping[Target | str, Listed]],
 ) -> Iterator[Difference]:
-    """Yield the difference between what one client met on both sides, if there is one."""
-    theirs, ours = (Asked(_steady(one, rows.get(target))) for one, rows in zip(outcomes, listed, strict=True))
+    """Yield the difference between what one client met on both sides, if there is one.
+
+    counts: how often each outcome was met.
+    """
+    rows = [row if isinstance(row, VirtualServer) else None for row in (one.get(target) for one in listed)]
+    asked = [Asked(_heard(one, row)) for one, row in zip(counts, rows, strict=True)]
+    if all(row and _is_sticky(row) for row in rows):
+        asked = [
+            Asked(_steady(one.outcomes, caller, row)) for one, row in zip(asked, rows, strict=True) if row
+        ]
+        if _may_be_lost(*asked, caller=caller) or _may_be_lost(*reversed(asked), caller=caller):
+            return
+    theirs, ours = asked
     if theirs != ours:
         yield Difference(target, caller, theirs, ours)
 
@@ -81,13 +100,36 @@ def _undrained(listed: Listed | Asked | None) -> Listed | Asked | None:
     return listed._replace(draining=frozenset()) if isinstance(listed, VirtualServer) else listed
 
 
-def _steady(outcomes: frozenset[str], row: Listed | None) -> frozenset[str]:
-    """Say "one of these" where clients are kept at the endpoint that they had first, whichever that is."""
-    if not isinstance(row, VirtualServer) or " -p " not in f"{row.options} " or len(outcomes) != 1:
+def _heard(counts: Mapping[str, int], row: VirtualServer | None) -> frozenset[str]:
+    """Leave out calls that a busy machine lost: a server that does not answer would lose its whole share."""
+    answered = any(" " in outcome for outcome in counts)
+    shares = max([1, *(len(one) for one in (row.servers, row.inside or ()))]) if row else 1
+    is_lost = answered and 2 * shares * counts.get(SILENT, 0) < sum(counts.values())
+    return frozenset(outcome for outcome in counts if not (is_lost and outcome == SILENT))
+
+
+def _is_sticky(row: VirtualServer) -> bool:
+    return " -p " in f"{row.options} "
+
+
+def _steady(outcomes: frozenset[str], caller: str, row: VirtualServer) -> frozenset[str]:
+    """Say "one of these" where clients are kept at the endpoint that they had first, whichever that is.
+
+    Which of its addresses the node takes as the source depends on the endpoint.
+    """
+    if len(outcomes) != 1:
         return outcomes
     name, _, source = next(iter(outcomes)).partition(" ")
+    who = "node" if source in (*NODE_ADDRESSES, API) else source
     for servers in (row.servers, row.inside or ()):
         names = sorted(server_name(server) for server in servers)
         if name in names:
-            return frozenset({f"one-of-{'/'.join(names)} {source}"})
+            return frozenset({f"{_ONE_OF}{'/'.join(names)} {who}"})
     return outcomes
+
+
+def _may_be_lost(one: Asked, other: Asked, *, caller: str) -> bool:
+    """Tell whether one side keeps a pod at a neighbour, who answers it directly and is not understood."""
+    home = NODES.get(caller)
+    homes = {NODES.get(name.partition(":")[0]) for name in other.names}
+    return one.outcomes == {SILENT} and not other.failures and home is not None and home in homes

@@ -12,11 +12,10 @@ import yaml
 
 from tests.conformance import sides
 from tests.conformance.arena import Arena
+from tests.conformance.lan import ZONE
 from tests.kube.client import Client
 from tools.lab.agent import ROOT
 from tools.lab.network import CLUSTER_CIDRS
-
-ZONE = "zone-1"
 
 
 def pytest_addoption(parser):

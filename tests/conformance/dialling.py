@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import selectors
 import socket
@@ -93,8 +94,9 @@ class _Try:
 def _dial(calls: Sequence[Call], timeout: float) -> list[tuple[Call, str]]:
     waiting = list(reversed(calls))
     done: list[tuple[Call, str]] = []
-    with selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
         tries: set[_Try] = set()
+        stack.callback(lambda: [one.sock.close() for one in tries])
 
         def end(one: _Try, outcome: str) -> None:
             tries.discard(one)

@@ -5,11 +5,24 @@ A rule explains a difference if its predicate says so; the scenarios together mu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from tests.conformance.cases import Target
 from tests.conformance.compare import Asked, Difference
-from tests.conformance.situation import GONE, Situation
+from tests.conformance.dialling import REFUSED, SILENT
+from tests.conformance.lan import API, NODE_ADDRESSES, PODS, server_name
+from tests.conformance.situation import (
+    CLUSTER,
+    GONE,
+    HEALTH,
+    OUTSIDE,
+    Reading,
+    Servers,
+    Situation,
+    in_cluster,
+    on_node,
+)
 from tests.conformance.tables import VirtualServer
 
 Predicate = Callable[[Difference, Situation], bool]
@@ -24,6 +37,9 @@ class Rule:
     explains: Predicate
 
 
+# --- What is removed ----------------------------------------------------------------------------------------
+
+
 def _lingers(difference: Difference, situation: Situation) -> bool:
     """What nobody wants any more: they have nothing, we have nobody who takes a new connection."""
     where, theirs, ours = difference.where, difference.theirs, difference.ours
@@ -36,12 +52,170 @@ def _lingers(difference: Difference, situation: Situation) -> bool:
     return theirs is None and isinstance(ours, VirtualServer) and not ours.servers
 
 
-RULES: Iterable[Rule] = (
+# --- Policy Local -------------------------------------------------------------------------------------------
+
+
+def _is_split(difference: Difference, situation: Situation) -> bool:
+    where, theirs, ours = difference.where, difference.theirs, difference.ours
+    return (
+        isinstance(where, Target)
+        and situation.kind(where) in OUTSIDE
+        and situation.is_local(where)
+        and isinstance(theirs, VirtualServer)
+        and isinstance(ours, VirtualServer)
+        and ours.inside is not None
+        and theirs.options == ours.options
+        and _addresses(theirs.servers) in _theirs(where, situation)
+        and _addresses(ours.servers) == on_node(_meant(where, situation))
+        and _addresses(ours.inside) == in_cluster(_meant(where, situation))
+    )
+
+
+def _reaches_all(difference: Difference, situation: Situation) -> bool:
+    """Clients inside: we answer from everywhere, as the node; they from here, and many answers get lost."""
+    where, theirs, ours = difference.where, difference.theirs, difference.ours
+    if not isinstance(where, Target) or not isinstance(theirs, Asked) or not isinstance(ours, Asked):
+        return False
+    everybody = in_cluster(_meant(where, situation))
+    # The bridge of the lab does not give a pod its own packets back.
+    may_be_lost = {SILENT} if difference.caller == "a" and _is_among("a", everybody) else set()
+    return (
+        difference.caller in _INSIDE
+        and situation.kind(where) in OUTSIDE
+        and situation.is_local(where)
+        and bool(everybody)
+        and ours.names <= _names(everybody)
+        and ours.sources <= {*NODE_ADDRESSES, API, _THE_NODE}
+        and ours.failures <= may_be_lost
+        and any(theirs.names <= _names(servers) for servers in _theirs(where, situation))
+        and theirs.failures <= {SILENT}
+    )
+
+
+def _stays_local(difference: Difference, situation: Situation) -> bool:
+    """A cluster IP without a local endpoint: nobody here, everybody there."""
+    where, theirs, ours = difference.where, difference.theirs, difference.ours
+    if not isinstance(where, Target) or situation.kind(where) != CLUSTER or not situation.is_local(where):
+        return False
+    if on_node(_meant(where, situation)):
+        return False
+    if isinstance(theirs, VirtualServer) and isinstance(ours, VirtualServer):
+        is_theirs = _addresses(theirs.servers) in _theirs(where, situation)
+        return is_theirs and not ours.servers and theirs.options == ours.options
+    if isinstance(theirs, Asked) and isinstance(ours, Asked):
+        return theirs.failures <= {SILENT} and ours.outcomes == {REFUSED}
+    return False
+
+
+# --- Endpoints ----------------------------------------------------------------------------------------------
+
+
+def _takes_another_copy(difference: Difference, situation: Situation) -> bool:
+    """Slices contradict each other, and they believe another one than we do."""
+    where, theirs, ours = difference.where, difference.theirs, difference.ours
+    if not isinstance(where, Target) or len(situation.readings(where)) < 2 or ours is None:
+        return False
+    local = situation.is_local(where)
+    ours_meant = (on_node if local else in_cluster)(_meant(where, situation))
+    if isinstance(theirs, VirtualServer) and isinstance(ours, VirtualServer):
+        is_theirs = _addresses(theirs.servers) in _theirs(where, situation)
+        return is_theirs and _addresses(ours.servers) == ours_meant and theirs.options == ours.options
+    if isinstance(theirs, Asked) and isinstance(ours, Asked):
+        is_theirs = any(theirs.names <= _names(servers) for servers in _theirs(where, situation))
+        failures = theirs.failures | ours.failures
+        return is_theirs and ours.names <= _names(ours_meant) and failures <= {SILENT, REFUSED}
+    return False
+
+
+def _counts_one_family(difference: Difference, situation: Situation) -> bool:
+    """A page that is the same but for the number: one of either family's there, the larger one's here."""
+    where, theirs, ours = difference.where, difference.theirs, difference.ours
+    if not isinstance(where, Target) or situation.kind(where) != HEALTH:
+        return False
+    if not isinstance(theirs, Asked) or not isinstance(ours, Asked):
+        return False
+    families = situation.health()
+    meant = max(max(numbers) for numbers in families)
+    return _is_page(ours, meant) and any(_is_page(theirs, one) for numbers in families for one in numbers)
+
+
+def _is_page(asked: Asked, number: int) -> bool:
+    status = "200" if number else "503"
+    return all(
+        one.startswith(f"{status};")
+        and f"x-load-balancing-endpoint-weight={number};" in one
+        and f'"localEndpoints":{number},' in one
+        for one in asked.outcomes
+    )
+
+
+# --- What rules are made of ---------------------------------------------------------------------------------
+
+_INSIDE = ("a", "c", "node")
+_THE_NODE = "node"
+
+
+def _meant(target: Target, situation: Situation) -> Reading:
+    return situation.readings(target)[0]
+
+
+def _theirs(target: Target, situation: Situation) -> Sequence[Servers]:
+    """Return whom kube-proxy may have behind a target, for each reading of the slices."""
+    readings = situation.readings(target)
+    if not situation.is_local(target):
+        return [in_cluster(one) for one in readings]
+    return [on_node(one) or in_cluster(one) for one in readings]
+
+
+def _addresses(servers: Iterable[str]) -> Servers:
+    return frozenset(server.split()[0] for server in servers)
+
+
+def _names(servers: Iterable[str]) -> Servers:
+    return frozenset(map(server_name, servers))
+
+
+def _is_among(pod: str, servers: Servers) -> bool:
+    return pod in PODS and any(name.startswith(f"{pod}:") for name in _names(servers))
+
+
+RULES: Sequence[Rule] = (
     Rule(
-        "a virtual server lingers",
+        "what is removed lingers",
         "kube-proxy breaks the connections of a Service, port or address that is removed; the agent lets them"
         " end (k/k#71071, #81308)",
         _lingers,
+    ),
+    Rule(
+        "external policy Local: two virtual servers",
+        "with policy Local, kube-proxy has one virtual server for everybody: local endpoints, or all where"
+        " none is local; the agent has one more, by mark, with all endpoints for clients inside (k/k#93456,"
+        " #75262)",
+        _is_split,
+    ),
+    Rule(
+        "external policy Local: clients inside reach every endpoint",
+        "the policy is about clients outside, but kube-proxy keeps pods and the node at local endpoints, and"
+        " loses the answers of pods of other nodes; the agent masquerades them, since it cannot know which"
+        " pods are here (k/k#93456, #75262)",
+        _reaches_all,
+    ),
+    Rule(
+        "internal policy Local: refused without a local endpoint",
+        "the API says that such traffic is dropped; kube-proxy takes all endpoints if the Service is"
+        " reachable from outside (k/k PR 97081, meant for the external policy)",
+        _stays_local,
+    ),
+    Rule(
+        "of an endpoint in two slices, the copy that does not terminate counts",
+        "kube-proxy believes whichever slice comes last, in no order, and so may leave out a ready endpoint",
+        _takes_another_copy,
+    ),
+    Rule(
+        "health checks count a pod once, in whichever family",
+        "kube-proxy has a server for each family on the same port, and whoever gets it counts its own"
+        " endpoints (k/k#114702, #126960)",
+        _counts_one_family,
     ),
 )
 

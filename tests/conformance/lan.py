@@ -1,5 +1,7 @@
 """Where things are in the labs of both sides."""
 
+HERE, ZONE = "node-a", "zone-1"
+"""The node that both sides serve, and where it is."""
 NODE_ADDRESSES = ("192.0.2.1", "10.244.1.1", "2001:db8::1", "fd00:10:244:1::1")
 """Addresses of node-a, apart from that by which it reaches the API server."""
 PODS = {

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -145,7 +146,12 @@ class Side:
 
 
 def prepare_machine() -> None:
-    """Connect the machine's link to a bridge, on which the nodes of both sides find the API server."""
+    """Connect the machine's link to a bridge, on which the nodes of both sides find the API server.
+
+    Lift limits that so many calls at a time would meet.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     _ip(
         f"link add {_BRIDGE} type bridge",
         "addr flush dev eth9",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tests.conformance import cases
 from tests.conformance.cases import Object, Target
 from tests.conformance.dialling import HTTP
-from tests.conformance.lan import API, NODE_ADDRESSES
+from tests.conformance.lan import API, HERE, NODE_ADDRESSES, ZONE
 
 CLUSTER, EXTERNAL, LOAD_BALANCER, NODE_PORT, HEALTH, CLOSED, GONE = (
     "cluster IP",
@@ -21,6 +22,9 @@ CLUSTER, EXTERNAL, LOAD_BALANCER, NODE_PORT, HEALTH, CLOSED, GONE = (
     "gone",
 )
 """What a target is. The last two: a port that nothing serves on a VIP, and what the state does not have."""
+OUTSIDE = (EXTERNAL, LOAD_BALANCER, NODE_PORT)
+"""What clients outside the cluster dial."""
+_OTHERS = "service.kubernetes.io/service-proxy-name"
 
 
 class Endpoint(NamedTuple):
@@ -28,10 +32,22 @@ class Endpoint(NamedTuple):
 
     address: str
     port: int
-    is_local: bool
+    node: str
     is_ready: bool
-    is_leaving: bool
-    """Whether it still serves while it terminates."""
+    is_serving: bool
+    is_terminating: bool
+    zones: frozenset[str]
+    nodes: frozenset[str]
+
+    @property
+    def server(self) -> str:
+        """How tables call it."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+Reading = Sequence[Endpoint]
+"""The endpoints behind a target, each address and port once."""
+Servers = frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -41,101 +57,136 @@ class Situation:
     state: tuple[Object, ...]
 
     @property
+    def service(self) -> Object | None:
+        """The Service, where there is one that a node serves."""
+        service = cases.service_of(self.state)
+        if service is None or _OTHERS in service["metadata"].get("labels", {}):
+            return None
+        is_served = service["spec"].get("clusterIPs", [cases.HEADLESS])[0] != cases.HEADLESS
+        return service if is_served else None
+
+    @property
     def spec(self) -> Object:
         """The Service's spec; empty when there is none."""
-        service = cases.service_of(self.state)
-        spec: Object = service["spec"] if service else {}
+        spec: Object = self.service["spec"] if self.service else {}
         return spec
 
     @property
     def vips(self) -> list[str]:
         """The Service's addresses beside the node's."""
-        service = cases.service_of(self.state)
-        return cases.vips_of(service) if service else []
+        return cases.vips_of(self.service) if self.service else []
 
-    @property
-    def external_local(self) -> bool:
-        """Whether externalTrafficPolicy is Local."""
-        return self.spec.get("externalTrafficPolicy") == "Local"
-
-    @property
-    def internal_local(self) -> bool:
-        """Whether internalTrafficPolicy is Local."""
-        return self.spec.get("internalTrafficPolicy") == "Local"
+    def is_local(self, target: Target) -> bool:
+        """Whether the policy of clients that dial a target is Local."""
+        kind = self.kind(target)
+        field = "internalTrafficPolicy" if kind == CLUSTER else "externalTrafficPolicy"
+        return kind in (CLUSTER, *OUTSIDE) and self.spec.get(field) == "Local"
 
     def kind(self, target: Target) -> str:
         """Return what a target is."""
-        service = cases.service_of(self.state)
-        if target.address == API:
-            target = target._replace(address=NODE_ADDRESSES[0])
-        if service is None or target not in cases.targets(self.state):
+        target = _anywhere(target)
+        if self.service is None or target not in cases.targets(self.state):
             return GONE
         if target.protocol == HTTP:
             return HEALTH
         if self._port(target) is None:
             return CLOSED
         kinds = {
-            CLUSTER: service["spec"].get("clusterIPs", ()),
-            LOAD_BALANCER: cases.ingress_of(service),
-            EXTERNAL: service["spec"].get("externalIPs", ()),
+            CLUSTER: self.spec.get("clusterIPs", ()),
+            LOAD_BALANCER: cases.ingress_of(self.service),
+            EXTERNAL: self.spec.get("externalIPs", ()),
         }
         return next((kind for kind, addresses in kinds.items() if target.address in addresses), NODE_PORT)
 
-    def endpoints(self, target: Target) -> list[Endpoint]:
-        """Return the endpoints behind a target, each address and port once."""
-        port = self._port(target)
-        if port is None:
-            return []
-        family = "IPv6" if ":" in target.address else "IPv4"
-        found: dict[tuple[str, int], Endpoint] = {}
+    def readings(self, target: Target) -> list[Reading]:
+        """Return what the slices may say of the endpoints behind a target; the first is how they are meant.
+
+        There are more where slices have copies of an endpoint that contradict each other.
+        """
+        copies: dict[str, list[Endpoint]] = {}
+        for endpoint in self._copies(target):
+            known = copies.setdefault(endpoint.server, [])
+            if endpoint not in known:
+                known.append(endpoint)
+        for known in copies.values():
+            known.sort(key=lambda one: one.is_terminating)
+        return list(itertools.product(*copies.values()))
+
+    def health(self) -> list[range]:
+        """Return how many pods of node-a a balancer may count in each family; a range if slices disagree."""
+        return [self._health(family) for family in self.spec["ipFamilies"]]
+
+    def _health(self, family: str) -> range:
+        counted: dict[str, list[bool]] = {}
+        for port in self.spec["ports"]:
+            for one in self._endpoints(port.get("name", ""), family):
+                if one.node == HERE:
+                    is_counted = one.is_ready and not one.is_terminating
+                    counted.setdefault(one.address, []).append(is_counted)
+        return range(sum(map(all, counted.values())), sum(map(any, counted.values())) + 1)
+
+    def _copies(self, target: Target) -> Iterator[Endpoint]:
+        port = self._port(_anywhere(target))
+        if port is not None:
+            yield from self._endpoints(port.get("name", ""), "IPv6" if ":" in target.address else "IPv4")
+
+    def _endpoints(self, port_name: str, family: str) -> Iterator[Endpoint]:
         for one in cases.slices_of(self.state):
-            numbers = [
-                entry["port"] for entry in one["ports"] if entry.get("name", "") == port.get("name", "")
-            ]
-            if one["addressType"] == family:
-                for number in numbers:
-                    for endpoint in map(_endpoint, one["endpoints"], [number] * len(one["endpoints"])):
-                        key = (endpoint.address, endpoint.port)
-                        if key not in found or not found[key].is_ready:
-                            found[key] = endpoint
-        return list(found.values())
-
-    def serving(self, target: Target) -> list[Endpoint]:
-        """Return who serves a target in the cluster: the ready ones, or those that leave; no hints."""
-        return _serving(self.endpoints(target))
-
-    def local(self, target: Target) -> list[Endpoint]:
-        """Return who serves a target on node-a."""
-        return _serving(one for one in self.endpoints(target) if one.is_local)
+            if one["addressType"] == family and _OTHERS not in one["metadata"]["labels"]:
+                for port in one["ports"]:
+                    if port.get("name", "") == port_name:
+                        yield from (_endpoint(endpoint, port["port"]) for endpoint in one["endpoints"])
 
     def _port(self, target: Target) -> Object | None:
-        service = cases.service_of(self.state)
-        if service is None:
-            return None
-        for port in service["spec"]["ports"]:
+        for port in self.spec.get("ports", ()):
             if port.get("protocol", "TCP").lower() != target.protocol:
                 continue
-            if target.address in cases.vips_of(service) and target.port == port["port"]:
+            is_on_vip = target.address in self.vips and target.port == port["port"]
+            if is_on_vip or (target.address in NODE_ADDRESSES and target.port == port.get("nodePort")):
                 found: Object = port
                 return found
-            if target.address in (*NODE_ADDRESSES, API) and target.port == port.get("nodePort"):
-                return dict(port)
         return None
 
 
-def _serving(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
-    known = list(endpoints)
-    ready = [one for one in known if one.is_ready]
-    return ready or [one for one in known if one.is_leaving]
+def in_cluster(reading: Reading) -> Servers:
+    """Return who serves in the cluster: the ready ones, as hints say, else those that leave."""
+    return frozenset(one.server for one in _near(_serving(reading)))
+
+
+def on_node(reading: Reading) -> Servers:
+    """Return who serves on node-a."""
+    return frozenset(one.server for one in _serving([one for one in reading if one.node == HERE]))
+
+
+def _serving(endpoints: Reading) -> Reading:
+    ready = [one for one in endpoints if one.is_ready]
+    return ready or [one for one in endpoints if one.is_serving and one.is_terminating]
+
+
+def _near(serving: Reading) -> Reading:
+    if not all(one.is_ready for one in serving):
+        return serving
+    if all(one.nodes for one in serving) and any(HERE in one.nodes for one in serving):
+        return [one for one in serving if HERE in one.nodes]
+    if all(one.zones for one in serving) and any(ZONE in one.zones for one in serving):
+        return [one for one in serving if ZONE in one.zones]
+    return serving
+
+
+def _anywhere(target: Target) -> Target:
+    return target._replace(address=NODE_ADDRESSES[0]) if target.address == API else target
 
 
 def _endpoint(thing: Object, port: int) -> Endpoint:
-    conditions = thing.get("conditions", {})
-    is_terminating = conditions.get("terminating", False)
+    conditions, hints = thing.get("conditions", {}), thing.get("hints", {})
+    is_ready = conditions.get("ready", True)
     return Endpoint(
         thing["addresses"][0],
         port,
-        thing.get("nodeName") == "node-a",
-        conditions.get("ready", True),
-        is_terminating and conditions.get("serving", True),
+        thing.get("nodeName", ""),
+        is_ready,
+        conditions.get("serving", is_ready),
+        conditions.get("terminating", False),
+        frozenset(one["name"] for one in hints.get("forZones", ())),
+        frozenset(one["name"] for one in hints.get("forNodes", ())),
     )

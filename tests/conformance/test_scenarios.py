@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance import report
+from tests.conformance import differences, report
 from tests.conformance.scenarios import SCENARIOS
 
 
@@ -19,3 +19,9 @@ def test_both_sides_do_the_same(results, name):
     result = results[name]
     assert not result.refusal
     assert not result.failed, report.text(result)
+
+
+def test_every_rule_is_needed(results):
+    used = {rule for result in results.values() for rule in result.rules}
+
+    assert {rule.name for rule in differences.RULES} == used

@@ -12,6 +12,7 @@ from tests.conformance.objects import (
     LEFT,
     V4,
     V6,
+    endpoint_slice,
     port,
     service,
     slices,
@@ -85,6 +86,16 @@ SCENARIOS = (
             (_local("LoadBalancer", families=[V4]), *slices(["a", state_of("b", **LEAVING), "c"])),
             (_local("LoadBalancer", families=[V4]), *slices([state_of("a", **LEAVING), "c"])),
             (service(families=[V4]), *slices("abc")),
+        ),
+    ),
+    Case(
+        "health-check-of-both-families",
+        (
+            (
+                _local("LoadBalancer"),
+                endpoint_slice("abc", family=V4),
+                endpoint_slice("a", family=V6),
+            ),
         ),
     ),
     Case("health-check-v6", ((_local("LoadBalancer", families=[V6]), *slices("ac")),)),
