@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from ipvs_agent.desired import sets, split
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.errors import AlreadyExists, KernelError, NotFound, UnknownScheduler
-from ipvs_agent.kernel.api import FlowMatch, Kernel
-from ipvs_agent.model import ObjectName, Protocol, RealServerKey, SetMember, VirtualServerKey, mark_key
+from ipvs_agent.kernel.api import Kernel
+from ipvs_agent.model import ObjectName, Protocol, SetMember, VirtualServerKey
 from ipvs_agent.operations import (
     AddVirtualServer,
     DeleteMember,
@@ -130,38 +130,13 @@ class Keeper:
 
     @property
     def may_have_older_flows(self) -> bool:
-        """Whether virtual servers for UDP were made since `take_older_flows`."""
+        """Whether virtual servers for UDP were made since `take_new_datagram_servers`."""
         return bool(self._new_datagram_servers)
 
-    def take_older_flows(self) -> list[FlowMatch]:
-        """Return and forget what to look for: flows that have never passed the virtual servers made for them.
-
-        The kernel would let them go on past IPVS, to nobody or to an endpoint that is gone.
-        """
+    def take_new_datagram_servers(self) -> list[VirtualServerKey]:
+        """Return and forget the virtual servers for UDP that were made since the last time."""
         keys, self._new_datagram_servers = self._new_datagram_servers, []
-        return [
-            FlowMatch(
-                key.family,
-                key.protocol,
-                key.address,
-                key.port,
-                spared=frozenset(address for address, _ in self._real_servers_of(key)),
-            )
-            for key in keys
-            if key in self.achieved.virtual_servers
-        ]
-
-    def _real_servers_of(self, key: VirtualServerKey) -> set[RealServerKey]:
-        """Return the real servers that answer on an address, those behind its mark among them."""
-        found: set[RealServerKey] = set()
-        for one in (key, self._mark_of(key)):
-            held = self.achieved.virtual_servers.get(one) if one is not None else None
-            found |= held.real_servers.keys() if held is not None else set()
-        return found
-
-    def _mark_of(self, key: VirtualServerKey) -> VirtualServerKey | None:
-        marking = self.achieved.marking(key)
-        return mark_key(key.family, marking.mark) if marking is not None else None
+        return keys
 
     def _make_room(self, operations: Sequence[Operation]) -> None:
         for ip_set in growth.too_small(operations, self.achieved, self.capacities):

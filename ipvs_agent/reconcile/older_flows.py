@@ -55,7 +55,7 @@ class OlderFlows:
     def forget(self) -> None:
         """Have the flows removed that have never passed the virtual servers which are there for them now."""
         self._is_planned = False
-        keys = tuple(dict.fromkeys((*self._again, *map(_dialled, self._keeper.take_older_flows()))))
+        keys = tuple(dict.fromkeys((*self._again, *self._keeper.take_new_datagram_servers())))
         self._again.clear()
         matches = [
             FlowMatch(key.family, key.protocol, key.address, key.port, spared=frozenset(self._behind(key)))
@@ -92,8 +92,3 @@ class OlderFlows:
         for one in (key, *by_mark):
             if (held := achieved.virtual_servers.get(one)) is not None:
                 yield from (address for address, _ in held.real_servers)
-
-
-def _dialled(match: FlowMatch) -> VirtualServerKey:
-    assert match.destination is not None
-    return VirtualServerKey(match.family, match.protocol, match.destination, match.destination_port)

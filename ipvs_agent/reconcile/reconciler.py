@@ -18,11 +18,9 @@ from ipvs_agent.desired.compile import NodeView, compile_service
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import (
-    EndpointSlice,
     ObjectName,
     Service,
     ServicePlan,
-    Skipped,
     VirtualServerKey,
 )
 from ipvs_agent.reconcile import audit, foundation
@@ -249,7 +247,7 @@ class Reconciler:
         if service is None or self._view is None:
             # The slices of a Service that goes follow it within a moment, and are not worth a word.
             orphans = () if self._keeper.claims.has_plan(name) else slices
-            self._unserved.planned(name, tuple(map(_orphan, orphans)))
+            self._unserved.orphaned(name, orphans)
             self._marks.release(name)
             self._health.publish(name, None)
             return None
@@ -396,8 +394,3 @@ class Reconciler:
         self._is_auditing = False
         self._audits += 1
         self._timers.add(self._clock() + delay, AuditDue(self._audits))
-
-
-def _orphan(endpoint_slice: EndpointSlice) -> Skipped:
-    reason = f"there is no Service {endpoint_slice.service} to be served"
-    return Skipped(f"EndpointSlice {endpoint_slice.name}", "metadata.labels", reason)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 
-from ipvs_agent.model import ObjectName, Protocol, Service, Skipped, format_endpoint
+from ipvs_agent.model import EndpointSlice, ObjectName, Protocol, Service, Skipped, format_endpoint
 from ipvs_agent.reconcile.claims import FOREIGN, Contest
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.report import Report
@@ -59,6 +59,11 @@ class Unserved:
     def planned(self, name: ObjectName, skipped: Iterable[Skipped]) -> None:
         """Say what a Service asks for and this node cannot give."""
         self._tell(name, _HERE, INVALID, _texts(skipped))
+
+    def orphaned(self, name: ObjectName, slices: Iterable[EndpointSlice]) -> None:
+        """Say which slices have no Service to be served."""
+        reason = f"there is no Service {name} to be served"
+        self._tell(name, _HERE, INVALID, tuple([f"EndpointSlice {one.name}: {reason}" for one in slices]))
 
     def contested(self, name: ObjectName, contests: Iterable[Contest]) -> None:
         """Say which addresses a Service does not get because another has them."""

@@ -52,9 +52,9 @@ class Bench:
         self.reconciler.start()
 
     def put(self, *things):
-        for thing in things:
-            self.objects[KINDS[type(thing)], thing.name] = thing
-        return self.tell(*(Put(KINDS[type(thing)], thing) for thing in things))
+        changes = [Put(KINDS[type(thing)], thing) for thing in things]
+        self.objects.update({(change.kind, change.name): change.object for change in changes})
+        return self.tell(*changes)
 
     def remove(self, thing):
         del self.objects[KINDS[type(thing)], thing.name]
