@@ -208,7 +208,8 @@ RULES: Sequence[Rule] = (
     ),
     Rule(
         "of an endpoint in two slices, the copy that does not terminate counts",
-        "kube-proxy believes whichever slice comes last, in no order, and so may leave out a ready endpoint",
+        "kube-proxy believes whichever slice comes last, in no order, and so may leave out a ready endpoint"
+        " (k/k#135266)",
         _takes_another_copy,
     ),
     Rule(

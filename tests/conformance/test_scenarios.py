@@ -13,7 +13,7 @@ def results(arena):
     return {result.case.name: result for result in arena.run(SCENARIOS)}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", [case.name for case in SCENARIOS])
 def test_both_sides_do_the_same(results, name):
     result = results[name]
