@@ -34,8 +34,8 @@ _ERRORS = {
     errno.ECONNRESET: RESET,
     errno.EPIPE: RESET,
 }
-_IN_FLIGHT = 100
-"""Calls at a time from one host; more would fill the queues of the wires."""
+_IN_FLIGHT = 50
+"""Calls at a time from one host; more would wait for the few threads that answer them."""
 _AT_ONCE_GONE = struct.pack("ii", 1, 0)
 
 

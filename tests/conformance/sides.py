@@ -116,6 +116,8 @@ class Side:
             f"link set {node} master {_BRIDGE} up",
         )
         _write_sysctl(node, "net/ipv6/conf/eth1/disable_ipv6", "1")
+        for limit in ("net/ipv4/icmp_ratelimit", "net/ipv6/icmp/ratelimit"):
+            _write_sysctl(node, limit, "0")  # or refusals get lost among many
         _ip(f"addr add {self._api_address}/24 dev eth1", "link set eth1 up", namespace=node)
         for host in (lab.client, lab.node_b):
             routes = [f"route replace {cidr} via {lab.node.address(cidr)}" for cidr in VIP_NETWORKS]
