@@ -249,7 +249,8 @@ class _Entry:
             row = listed.get(target)
             if isinstance(row, tables.VirtualServer):
                 most = max(most, len(row.servers), len(row.inside or ()))
-        return (min(most, _MOST_TRIES) + (most > 1)) * (1 + 2 * attempt if most > 1 else 1)
+        # Callers take turns with each other, so a round for each server is not enough.
+        return (2 * min(most, _MOST_TRIES) + 1) * (1 + attempt) if most > 1 else 1
 
 
 def _by_slot(found: tables.Tables) -> dict[int, dict[Target | str, Listed]]:

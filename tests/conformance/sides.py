@@ -62,6 +62,8 @@ class Side:
             finally:
                 self._process.terminate()
                 self._process.wait(_END_LIMIT)
+                if self._ipvs is not None:
+                    self._ipvs.close()
 
     def real_server_ports(self, address: str, port: int) -> list[int] | None:
         """Return the ports of the real servers of a virtual server for TCP; None where it is not.
