@@ -23,3 +23,18 @@ def configured(lab, folder, fields, *objects):
     with running(node):
         yield node
     assert node.leftovers() == []
+
+
+def words(address, device):
+    """An address as ip takes it; an IPv6 address is used at once."""
+    return [f"{address}/128", "dev", device, "nodad"] if ":" in address else [f"{address}/32", "dev", device]
+
+
+@contextlib.contextmanager
+def has_address(node, address):
+    """Give the node one more address."""
+    node.run("ip", "addr", "add", *words(address, "eth0"))
+    try:
+        yield
+    finally:
+        node.run("ip", "addr", "del", *words(address, "eth0"))
