@@ -19,6 +19,8 @@ from tests.lab import CONFIG, Node
 from tools.lab import talk
 from tools.lab.agent import Agent
 
+pytestmark = pytest.mark.long
+
 ONE_LOCAL, NONE_LOCAL = Stock(1), Stock(2)
 TOOLS = {4: "iptables", 6: "ip6tables"}
 # Each would spoil the mark. None sets the bit that says "masquerade", and those in OUTPUT leave the lower

@@ -9,6 +9,8 @@ from tests.integration.packets.stock import GATEWAYS, Stock, ask, client, node_o
 from tools.lab import talk
 from tools.lab.network import CLUSTER_CIDRS
 
+pytestmark = pytest.mark.long
+
 WEB = Stock(1)
 OTHERS_BIT, OUR_BIT = "0x4000", "0x100000"
 """kube-proxy's bit 14, and bit 20."""

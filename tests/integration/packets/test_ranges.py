@@ -21,6 +21,8 @@ from tests.integration.packets.stock import (
 from tests.lab import Node
 from tools.lab import talk
 
+pytestmark = pytest.mark.long
+
 RANGED, SECOND, NODE_IN, OPEN, OTHER_FAMILY, LOCAL = map(Stock, range(1, 7))
 UPDATED, REPLACED = Stock(11), Stock(12)
 OWN = ["192.0.2.100/32", "2001:db8::100/128"]

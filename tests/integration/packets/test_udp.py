@@ -8,6 +8,8 @@ from tests.integration.packets.stock import Stock, client, families, node_object
 from tests.lab import Node
 from tools.lab import talk
 
+pytestmark = pytest.mark.long
+
 PLAIN, LOCAL, LATE = Stock(1), Stock(2), Stock(3)
 UDP = (talk.UDP,)
 # Who asks, which Service, and which pods serve that client.
