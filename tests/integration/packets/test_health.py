@@ -12,6 +12,8 @@ from tests.integration.packets.configured import configured
 from tests.integration.packets.stock import Stock, client, families, is_refused, node_object
 from tools.lab import talk
 
+pytestmark = pytest.mark.long
+
 TWO_LOCAL, NONE_LOCAL, TERMINATING, COMES, GOES = map(Stock, range(1, 6))
 FIELDS = "ipvs: {syncPeriod: 1s}\n"
 TERMINATES = {"conditions": {"ready": False, "serving": True, "terminating": True}}

@@ -8,6 +8,8 @@ from tests.integration.packets.stock import Stock, client, families, node_object
 from tests.lab import Node
 from tools.lab import talk
 
+pytestmark = pytest.mark.long
+
 ZONE = "topology.kubernetes.io/zone"
 ZONED, ONE_UNHINTED, NO_SUCH_ZONE, NODED, NODE_AND_ZONE, OTHER_NODE, UNREADY = map(Stock, range(1, 8))
 LOCAL = Stock(8)

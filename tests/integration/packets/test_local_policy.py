@@ -131,6 +131,7 @@ def test_cluster_ip_is_not_divided(node, lab, family):
     assert {"a", "c"} == pods(node, *asked, {"a", "c"})
 
 
+@pytest.mark.long
 class TestAffinity:
     """The address of a Service is persistent outside; inside a hash does it, because a mark must not be."""
 
@@ -172,6 +173,7 @@ def test_internal_policy_local_without_a_local_endpoint_is_refused(node, lab, fa
         assert "c" == ask(node, asker, talk.TCP, address, port).name
 
 
+@pytest.mark.long
 class TestChanges:
     """Each test has a Service of its own in a file of its own."""
 

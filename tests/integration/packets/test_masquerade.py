@@ -11,6 +11,8 @@ from tests.integration.packets.stock import GATEWAYS, Stock, client, families, n
 from tools.lab import talk
 from tools.lab.network import CLUSTER_CIDRS
 
+pytestmark = pytest.mark.long
+
 PLAIN, LOCAL, NONE_LOCAL, OF_NODE = Stock(1), Stock(2), Stock(3), Stock(4)
 CLIENTS = ("client", "a", "c", "node")
 CLUSTER_CIDR = f"clusterCIDR: {','.join(CLUSTER_CIDRS)}\n"

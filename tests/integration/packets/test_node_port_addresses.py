@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.integration.packets.configured import configured, has_address
 from tests.integration.packets.stock import Stock, client, families, is_refused, node_object
 from tools.lab import talk
+
+pytestmark = pytest.mark.long
 
 WEB = Stock(1)
 HEALTH = 32001
