@@ -6,6 +6,7 @@ import contextlib
 
 from tests.integration.packets.stock import running
 from tests.lab import Node
+from tools.lab.agent import Agent
 
 _HEAD = """
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
@@ -15,9 +16,10 @@ mode: ipvs
 
 
 @contextlib.contextmanager
-def configured(lab, folder, fields, *objects):
+def configured(lab, folder, fields, *objects, arguments=()):
     """Run an agent with these lines of a configuration on these objects; what it leaves is cleaned up."""
     node = Node(lab, folder)
+    node.agent = Agent(lab.node.namespace, node.manifests, node.config, log=node.log, arguments=arguments)
     node.config.write_text(_HEAD + fields)
     node.put(*objects)
     with running(node):
