@@ -12,6 +12,8 @@ from tests.integration.packets.stock import Stock, ask, client, node_object
 from tools.lab import talk
 from tools.lab.asking import Asking
 
+pytestmark = pytest.mark.long
+
 HAIRPIN, RANGED = Stock(1), Stock(2)
 FIELDS = "clusterCIDR: 10.244.0.0/16,fd00:10:244::/48\nipvs: {syncPeriod: 1h}\n"
 DEFAULT = 65536

@@ -20,6 +20,8 @@ from tests.integration.packets.stock import (
 from tests.lab import Node
 from tools.lab import talk
 
+pytestmark = pytest.mark.long
+
 WITHOUT_NODE_PORTS, BY_PROXY, BY_VIP, HEADLESS, EXTERNAL_NAME, OTHER_PROXY, NO_CLUSTER_IP = map(
     Stock, range(1, 8)
 )

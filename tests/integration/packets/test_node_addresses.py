@@ -8,6 +8,8 @@ from tests.integration.packets.configured import configured, has_address, words
 from tests.integration.packets.stock import Stock, ask, client, families, is_refused, node_object
 from tools.lab import talk
 
+pytestmark = pytest.mark.long
+
 WEB = Stock(1)
 ADDED = {4: "192.0.2.50", 6: "2001:db8::50"}
 BRIDGE = {4: "10.244.1.1", 6: "fd00:10:244:1::1"}

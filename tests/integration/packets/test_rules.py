@@ -11,6 +11,8 @@ from tests.integration.packets.configured import configured
 from tests.integration.packets.stock import Stock, client, is_silent, node_object
 from tools.lab import talk
 
+pytestmark = pytest.mark.long
+
 FIRST, LAST = Stock(1), Stock(2)
 FIELDS = "clusterCIDR: 10.244.0.0/16,fd00:10:244::/48\nipvs: {syncPeriod: 1s}\n"
 RULE = re.compile(r"\[(\d+):\d+\] (-A .*)")
