@@ -6,12 +6,12 @@ import argparse
 import contextlib
 import os
 import sys
-from pathlib import Path
 
 from ipvs_agent.check.findings import find
 from ipvs_agent.check.observe import Files, observe
 from ipvs_agent.check.text import render
-from ipvs_agent.config import AgentConfig, node_name, read_kube_proxy_configuration
+from ipvs_agent.cli import configuration
+from ipvs_agent.config import node_name
 from ipvs_agent.errors import PermissionDenied
 from ipvs_agent.kernel.node import NodeKernel
 
@@ -24,16 +24,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Say what this node lacks, or what will not work on it as the configuration asks, and how"
         " to mend it. Changes nothing. Exit status 0: nothing is wrong; 1: something is.",
     )
-    parser.add_argument("--config", type=_path, metavar="FILE", help="kube-proxy's configuration file")
-    parser.add_argument("--node-name", "--hostname-override", metavar="NAME", help="the name of this Node")
+    configuration.add_options(parser)
     parser.set_defaults(handler=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was found and return the exit status."""
-    config = AgentConfig()
-    if arguments.config is not None:
-        config, _ = read_kube_proxy_configuration(arguments.config)
+    config, _ = configuration.read(arguments)
     name = node_name(arguments.node_name, config)
     if os.geteuid() != 0:
         # Tools that may not look say so in many ways, and silence must not pass for a node without faults.
@@ -42,9 +39,3 @@ def run(arguments: argparse.Namespace) -> int:
         found = find(observe(kernel, config, Files()), config)
     sys.stdout.write(render(found, name))
     return 1 if found else 0
-
-
-def _path(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("the path is empty")  # Path("") would be the current folder
-    return Path(text)

@@ -8,10 +8,10 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 from ipvs_agent import __version__, logs, schedulers
-from ipvs_agent.config import AgentConfig, LocalMode, node_name, read_kube_proxy_configuration, remarks
+from ipvs_agent.cli import configuration
+from ipvs_agent.config import AgentConfig, LocalMode, node_name, remarks
 from ipvs_agent.desired.shim import Masquerade
 from ipvs_agent.kernel.node import NodeKernel
 from ipvs_agent.reconcile.foundation import Needs
@@ -33,11 +33,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="serve the node's Services",
         description="Serve the Services of a Kubernetes cluster, or of manifests, on this node.",
     )
-    parser.add_argument("--config", type=_path, metavar="FILE", help="kube-proxy's configuration file")
+    configuration.add_options(parser)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--manifests", type=_path, metavar="PATH", help="a file or folder of JSON or YAML")
-    source.add_argument("--kubeconfig", type=_path, metavar="FILE", help="how to reach the API server")
-    parser.add_argument("--node-name", "--hostname-override", metavar="NAME", help="the name of this Node")
+    source.add_argument(
+        "--manifests", type=configuration.path, metavar="PATH", help="a file or folder of JSON or YAML"
+    )
+    source.add_argument(
+        "--kubeconfig", type=configuration.path, metavar="FILE", help="how to reach the API server"
+    )
     parser.add_argument("--once", action="store_true", help="one sync; status 0 when all was achieved")
     parser.add_argument("-v", "--verbose", action="store_true", help="a log line for each operation")
     parser.set_defaults(handler=run)
@@ -46,7 +49,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     """Run the agent; return the exit status."""
     logs.set_up(verbose=arguments.verbose)
-    config, without_effect = _read_configuration(arguments.config)
+    config, without_effect = configuration.read(arguments)
     name = node_name(arguments.node_name, config)
     settings = _settings(config, name)
     logger.info(logs.event("starting", version=__version__, node=name))
@@ -119,12 +122,6 @@ def _end_process(fault: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
-def _read_configuration(path: Path | None) -> tuple[AgentConfig, tuple[str, ...]]:
-    if path is None:
-        return AgentConfig(), ()
-    return read_kube_proxy_configuration(path)
-
-
 def _settings(config: AgentConfig, name: str) -> Settings:
     scheduler = schedulers.SCHEDULERS[config.scheduler]
     detection = config.detect_local
@@ -134,6 +131,7 @@ def _settings(config: AgentConfig, name: str) -> Settings:
         node_port_networks=config.node_port_addresses,
         node_port_primary=config.node_port_primary,
         sync_period=config.sync_period,
+        drain_seconds=config.drain_seconds,
         detects_by_node=detection.mode is LocalMode.NODE_CIDR,
         needs=Needs(
             scheduler_module=scheduler.module,
@@ -162,9 +160,3 @@ def _source(
 
 def _kubeconfig(arguments: argparse.Namespace, config: AgentConfig) -> str | None:
     return str(arguments.kubeconfig or config.kubeconfig) or None
-
-
-def _path(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("the path is empty")  # Path("") would be the current folder
-    return Path(text)

@@ -16,3 +16,11 @@ def parse_duration(text: str) -> float:
         raise ValueError(f"{text!r} is not a duration such as 30s or 1m30s")
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(match[2]))
     return -seconds if match[1] else seconds
+
+
+def parse_timeout(text: str) -> float:
+    """Return a duration that is not negative, in seconds; raise ValueError where it is none."""
+    seconds = parse_duration(text)
+    if seconds < 0:
+        raise ValueError(f"{text!r} is negative")
+    return seconds

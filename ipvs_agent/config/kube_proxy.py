@@ -13,10 +13,8 @@ import msgspec
 from ipvs_agent import schedulers
 from ipvs_agent.addresses import Network, family_of, parse_network
 from ipvs_agent.config import interfaces
-from ipvs_agent.config.durations import parse_duration
+from ipvs_agent.config.document import FieldError, read_document, require, seconds
 from ipvs_agent.config.values import AgentConfig, DetectLocal, LocalMode
-from ipvs_agent.documents import MalformedError, check_text, explain
-from ipvs_agent.errors import ConfigError
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 KIND = "KubeProxyConfiguration"
@@ -95,40 +93,15 @@ class _File(_Section):
     ipvs: _Ipvs | None = None
 
 
-class _FieldError(Exception):
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(field, reason)
-        self.field = field
-        self.reason = reason
-
-
 def read_kube_proxy_configuration(path: Path) -> tuple[AgentConfig, tuple[str, ...]]:
     """Read the file; return the configuration and the names of the file's fields that have no effect."""
-    from ipvs_agent import yaml_documents  # noqa: PLC0415 - see there
 
-    try:
-        data = check_text(path.read_bytes())
-        documents = [
-            (index, value)
-            for index, (_, value) in enumerate(yaml_documents.read_yaml(data))
-            if value is not None
-        ]
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except MalformedError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if len(documents) != 1:
-        raise ConfigError(f"{path}: one document is needed, a {KIND}, and there are {len(documents)}")
-    index, document = documents[0]
-    try:
+    def build(document: object) -> tuple[AgentConfig, tuple[str, ...]]:
         config = _config(msgspec.convert(document, _File))
         with_effect = _WITH_EFFECT | {_INPUTS.get(config.detect_local.mode, "")}
         return config, tuple(_without_effect(document, with_effect))
-    except msgspec.ValidationError as error:
-        field, reason = explain(error)
-    except _FieldError as error:
-        field, reason = error.field, error.reason
-    raise ConfigError(f"{path}: line {yaml_documents.YamlLines(data).line(index, field)}: {field}: {reason}")
+
+    return read_document(path, KIND, build)
 
 
 def _without_effect(document: object, with_effect: Set[str], prefix: str = "") -> Iterator[str]:
@@ -144,8 +117,8 @@ def _without_effect(document: object, with_effect: Set[str], prefix: str = "") -
 
 
 def _config(file: _File) -> AgentConfig:
-    _require("apiVersion", file.api_version, API_VERSION)
-    _require("kind", file.kind, KIND)
+    require("apiVersion", file.api_version, API_VERSION)
+    require("kind", file.kind, KIND)
     defaults = AgentConfig()
     ipvs = file.ipvs or _Ipvs()
     iptables = file.iptables or _Iptables()
@@ -174,21 +147,14 @@ def _check_what_has_no_effect(ipvs: _Ipvs) -> None:
         ("ipvs.tcpFinTimeout", ipvs.tcp_fin_timeout),
         ("ipvs.udpTimeout", ipvs.udp_timeout),
     ):
-        _seconds(field, text, 0)
+        _seconds(field, text)
     _networks("ipvs.excludeCIDRs", ipvs.exclude_cidrs or [])
-
-
-def _require(field: str, value: str | None, needed: str) -> None:
-    if value != needed:
-        raise _FieldError(
-            field, f"{value!r} must be {needed}" if value else f"is missing, and must be {needed}"
-        )
 
 
 def _cluster_networks(text: str) -> tuple[Network, ...]:
     networks = _networks("clusterCIDR", [part for part in text.split(",") if text])
     if len({family_of(network.address) for network in networks}) < len(networks):
-        raise _FieldError("clusterCIDR", f"{text!r} has more than one range of a family")
+        raise FieldError("clusterCIDR", f"{text!r} has more than one range of a family")
     return networks
 
 
@@ -196,14 +162,14 @@ def _detect_local(name: str | None, inputs: _DetectLocal) -> DetectLocal:
     try:
         mode = LocalMode(name or LocalMode.CLUSTER_CIDR)
     except ValueError:
-        raise _FieldError("detectLocalMode", f"{name!r} is none of {', '.join(LocalMode)}") from None
+        raise FieldError("detectLocalMode", f"{name!r} is none of {', '.join(LocalMode)}") from None
     try:
         if mode is LocalMode.BRIDGE_INTERFACE:
             return DetectLocal(mode, interfaces.check_name(inputs.bridge_interface or ""))
         if mode is LocalMode.INTERFACE_NAME_PREFIX:
             return DetectLocal(mode, interfaces.prefix_match(inputs.interface_name_prefix or ""))
     except ValueError as error:
-        raise _FieldError(_INPUTS[mode], str(error)) from error
+        raise FieldError(_INPUTS[mode], str(error)) from error
     return DetectLocal(mode)
 
 
@@ -211,7 +177,7 @@ def _node_port_addresses(texts: Sequence[str]) -> tuple[tuple[Network, ...], boo
     if "primary" not in texts:
         return _networks("nodePortAddresses", texts), False
     if len(texts) > 1:
-        raise _FieldError("nodePortAddresses", "primary must stand alone")
+        raise FieldError("nodePortAddresses", "primary must stand alone")
     return (), True
 
 
@@ -219,39 +185,31 @@ def _networks(field: str, texts: Sequence[str]) -> tuple[Network, ...]:
     try:
         return tuple(parse_network(text) for text in texts)
     except ValueError as error:
-        raise _FieldError(field, str(error)) from error
+        raise FieldError(field, str(error)) from error
 
 
 def _scheduler(name: str) -> str:
     try:
         return schedulers.configured(name).name
     except ValueError as error:
-        raise _FieldError("ipvs.scheduler", str(error)) from error
+        raise FieldError("ipvs.scheduler", str(error)) from error
 
 
 def _sync_period(ipvs: _Ipvs, defaults: AgentConfig) -> float:
     # kubeadm writes 0s, which kube-proxy takes as its default (SetDefaults_KubeProxyConfiguration).
-    seconds = _seconds("ipvs.syncPeriod", ipvs.sync_period, 0) or defaults.sync_period
-    if _seconds("ipvs.minSyncPeriod", ipvs.min_sync_period, 0) > seconds:
-        raise _FieldError("ipvs.minSyncPeriod", "must not be longer than ipvs.syncPeriod")
-    return seconds
+    period = _seconds("ipvs.syncPeriod", ipvs.sync_period) or defaults.sync_period
+    if _seconds("ipvs.minSyncPeriod", ipvs.min_sync_period) > period:
+        raise FieldError("ipvs.minSyncPeriod", "must not be longer than ipvs.syncPeriod")
+    return period
 
 
 def _masquerade_bit(bit: int | None, defaults: AgentConfig) -> int:
     if bit is None:
         return defaults.masquerade_bit
     if not 0 <= bit <= 31:
-        raise _FieldError("iptables.masqueradeBit", f"{bit} is not a bit of a mark (0 to 31)")
+        raise FieldError("iptables.masqueradeBit", f"{bit} is not a bit of a mark (0 to 31)")
     return bit
 
 
-def _seconds(field: str, text: str | None, default: float) -> float:
-    if text is None:
-        return default
-    try:
-        seconds = parse_duration(text)
-    except ValueError as error:
-        raise _FieldError(field, str(error)) from error
-    if seconds < 0:
-        raise _FieldError(field, f"{text!r} is negative")
-    return seconds
+def _seconds(field: str, text: str | None) -> float:
+    return 0 if text is None else seconds(field, text)

@@ -1,4 +1,4 @@
-"""The agent's configuration as typed values, with the defaults of kube-proxy."""
+"""The agent's configuration as typed values, with kube-proxy's defaults where kube-proxy has the setting."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ class AgentConfig:
     """Whether node ports are asked for on 127.0.0.1, where IPVS cannot serve them; None: nobody said."""
     strict_arp: bool = False
     """Answer ARP for an address on the interface alone that holds it."""
+    drain_seconds: float | None = None
+    """A draining real server goes after so long at the latest; None: once its connections have ended."""
 
 
 def node_name(flag: str | None, config: AgentConfig) -> str:

@@ -24,6 +24,8 @@ class Settings(msgspec.Struct, frozen=True):
     """NodePorts are served on the addresses of the Node object alone."""
     sync_period: float = 30.0
     """Seconds from one audit to the next."""
+    drain_seconds: float | None = None
+    """A draining real server goes after so long at the latest; None: once its connections have ended."""
     detects_by_node: bool = False
     """Clients inside the cluster are known by the pod networks of the Node object (NodeCIDR)."""
     needs: Needs = Needs()

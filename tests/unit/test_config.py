@@ -258,7 +258,9 @@ def test_the_range_of_the_cluster_has_no_effect_where_the_nodes_own_decides(read
             id="excludeCIDRs",
         ),
         pytest.param(
-            "---\nmode: ''", "one document is needed, a KubeProxyConfiguration, and there are 2", id="two"
+            "---\nmode: ''",
+            "one document is needed, of kind KubeProxyConfiguration, and there are 2",
+            id="two",
         ),
         pytest.param(
             "ipvs: {\n", "line 4: while parsing a flow node did not find expected node content", id="cut"
@@ -276,7 +278,9 @@ def test_refused_values(read, tmp_path, text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("", "one document is needed, a KubeProxyConfiguration, and there are 0", id="empty"),
+        pytest.param(
+            "", "one document is needed, of kind KubeProxyConfiguration, and there are 0", id="empty"
+        ),
         pytest.param("[]", "line 1: object: expected object, got array", id="a list"),
         pytest.param(
             "kind: KubeProxyConfiguration",

@@ -1,0 +1,51 @@
+"""The options by which subcommands are told what the agent is to do; an option is stronger than a file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from ipvs_agent.config import AgentConfig, durations, read_agent_configuration, read_kube_proxy_configuration
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `read` reads, and the name of the node."""
+    parser.add_argument("--config", type=path, metavar="FILE", help="kube-proxy's configuration file")
+    parser.add_argument(
+        "--agent-config", type=path, metavar="FILE", help="the agent's own configuration file"
+    )
+    parser.add_argument("--node-name", "--hostname-override", metavar="NAME", help="the name of this Node")
+    parser.add_argument(
+        "--drain-timeout",
+        type=_duration,
+        metavar="DURATION",
+        help="how long a real server that is to go may keep its connections, such as 90s; else to their end",
+    )
+
+
+def read(arguments: argparse.Namespace) -> tuple[AgentConfig, tuple[str, ...]]:
+    """Return the configuration, and the names of those fields of kube-proxy's file that have no effect."""
+    config = AgentConfig()
+    without_effect: tuple[str, ...] = ()
+    if arguments.config is not None:
+        config, without_effect = read_kube_proxy_configuration(arguments.config)
+    if arguments.agent_config is not None:
+        config = read_agent_configuration(arguments.agent_config, config)
+    if arguments.drain_timeout is not None:
+        config = dataclasses.replace(config, drain_seconds=arguments.drain_timeout)
+    return config, without_effect
+
+
+def path(text: str) -> Path:
+    """Return the path of an option's argument."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")  # Path("") would be the current folder
+    return Path(text)
+
+
+def _duration(text: str) -> float:
+    try:
+        return durations.parse_timeout(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

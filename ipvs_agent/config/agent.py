@@ -1,0 +1,52 @@
+"""The agent's own configuration file, for what kube-proxy's has no field for.
+
+A field that is not known is refused: nobody else writes this file, so it is a slip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import msgspec
+
+from ipvs_agent.config.document import FieldError, read_document, require, seconds
+from ipvs_agent.config.values import AgentConfig
+from ipvs_agent.schedulers.guess import closest
+
+API_VERSION = "ipvs-agent.io/v1alpha1"
+KIND = "IpvsAgentConfiguration"
+
+
+class _File(msgspec.Struct, rename="camel"):
+    api_version: str | None = None
+    kind: str | None = None
+    drain_timeout: str | None = None
+
+
+def read_agent_configuration(path: Path, config: AgentConfig) -> AgentConfig:
+    """Return a configuration with what the file says."""
+
+    def build(document: object) -> AgentConfig:
+        file = msgspec.convert(document, _File)
+        require("apiVersion", file.api_version, API_VERSION)
+        require("kind", file.kind, KIND)
+        _refuse_unknown_fields(document)
+        if file.drain_timeout is None:
+            return config
+        return dataclasses.replace(config, drain_seconds=seconds("drainTimeout", file.drain_timeout))
+
+    return read_document(path, KIND, build)
+
+
+def _refuse_unknown_fields(document: object) -> None:
+    assert isinstance(document, dict)
+    known = _File.__struct_encode_fields__
+    for field in document:
+        if field not in known:
+            # `closest` compares in small letters.
+            names = {name.lower(): name for name in known}
+            guess = names.get(closest(str(field), tuple(names)))
+            raise FieldError(
+                str(field), "is no field of this file" + (f"; did you mean {guess}?" if guess else "")
+            )
