@@ -342,6 +342,11 @@ class Frontend(msgspec.Struct, frozen=True):
     """Its address, where the dummy interface is to hold it (a node's own address is never so held)."""
     members: tuple[SetMember, ...]
     """What the sets must know of it."""
+    drain_seconds: float | None = None
+    """Draining real servers go after so long at the latest; None: when their connections have ended."""
+    slow_start_seconds: float = 0.0
+    """The weight of a real server that comes later than the first ones grows for so long; 0: it is there at
+    once."""
 
 
 class HealthCheck(msgspec.Struct, frozen=True):

@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from ipvs_agent.config import AgentConfig, durations, read_agent_configuration, read_kube_proxy_configuration
+from ipvs_agent.config import AgentConfig, read_agent_configuration, read_kube_proxy_configuration
+from ipvs_agent.durations import parse_timeout
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,6 @@ def path(text: str) -> Path:
 
 def _duration(text: str) -> float:
     try:
-        return durations.parse_timeout(text)
+        return parse_timeout(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

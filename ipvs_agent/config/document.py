@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import msgspec
 
-from ipvs_agent.config.durations import parse_timeout
 from ipvs_agent.documents import MalformedError, check_text, explain
+from ipvs_agent.durations import parse_timeout
 from ipvs_agent.errors import ConfigError
 
 _Read = TypeVar("_Read")

@@ -11,6 +11,7 @@ import msgspec
 from ipvs_agent.addresses import Address, Family
 from ipvs_agent.desired import endpoints, sets
 from ipvs_agent.desired.sets import Purpose
+from ipvs_agent.desired.wishes import Wishes, read_wishes
 from ipvs_agent.model import (
     Endpoint,
     EndpointSlice,
@@ -31,7 +32,7 @@ from ipvs_agent.model import (
     mark_key,
 )
 from ipvs_agent.schedulers import SCHEDULERS
-from ipvs_agent.schedulers.annotations import Choice, choose
+from ipvs_agent.schedulers.annotations import Choice, Fault, choose
 
 
 class NodeView(msgspec.Struct, frozen=True):
@@ -42,6 +43,8 @@ class NodeView(msgspec.Struct, frozen=True):
     """For Services that ask for no other."""
     missing_schedulers: frozenset[str] = frozenset()
     """Those that the kernel has refused to know."""
+    drain_seconds: float | None = None
+    """How long drains last at most, for Services that do not say; None: until connections have ended."""
     zone: str = ""
     addresses: tuple[Address, ...] = ()
     """The addresses that the cluster knows the node by."""
@@ -78,13 +81,15 @@ def compile_service(
     frontends: dict[VirtualServerKey, Frontend] = {}
     members: list[SetMember] = []
     skipped: list[Skipped] = []
+    wishes, faults = read_wishes(service.annotations, Wishes(drain_seconds=node.drain_seconds))
+    skipped += _said(service, faults)
     for port in service.ports:
         if port.family not in node.families:
             continue
         behind = endpoints.of_port(port, slices)
-        choice, faults = _scheduler(service, port, node)
-        skipped += faults
-        for frontend in _Compiler(service, port, node, choice).frontends(behind, marks.get(port, 0)):
+        choice, unusable = _scheduler(service, port, node)
+        skipped += unusable
+        for frontend in _Compiler(service, port, node, choice, wishes).frontends(behind, marks.get(port, 0)):
             key = frontend.virtual_server.key
             if key in frontends:
                 reason = f"port {port.name!r} asks for {key}, which another port of the Service has"
@@ -127,13 +132,17 @@ def external_keys(port: ServicePort, node: NodeView) -> list[VirtualServerKey]:
 def _scheduler(service: Service, port: ServicePort, node: NodeView) -> tuple[Choice, list[Skipped]]:
     """Return the scheduler that a port gets, and what is wrong with what its Service asks for."""
     choice, faults = choose(service.annotations, port.name, node.scheduler)
-    subject = f"Service {service.name}"
-    skipped = [Skipped(subject, f"metadata.annotations[{one.annotation}]", one.reason) for one in faults]
+    skipped = _said(service, faults)
     if choice.scheduler in node.missing_schedulers:
         reason = f"this kernel has no scheduler {choice.scheduler}, so {node.scheduler.scheduler} is used"
-        skipped.append(Skipped(subject, "metadata.annotations", reason))
+        skipped.append(Skipped(f"Service {service.name}", "metadata.annotations", reason))
         choice = node.scheduler
     return choice, skipped
+
+
+def _said(service: Service, faults: Iterable[Fault]) -> list[Skipped]:
+    subject = f"Service {service.name}"
+    return [Skipped(subject, f"metadata.annotations[{one.annotation}]", one.reason) for one in faults]
 
 
 def _at_api_server(service: Service, port: ServicePort, node: NodeView) -> Iterator[Skipped]:
@@ -154,10 +163,11 @@ class _Compiler(NamedTuple):
     port: ServicePort
     node: NodeView
     choice: Choice
+    wishes: Wishes
 
     def frontends(self, behind: Sequence[Endpoint], mark: int) -> Iterator[Frontend]:
         """Yield all virtual servers of the port; mark: 0 where it has none."""
-        service, port, node, _ = self
+        service, port, node, *_ = self
         everywhere = _real_servers(endpoints.in_cluster(behind, node.name, node.zone))
         local = everywhere
         if service.internal_local or service.external_local:
@@ -204,14 +214,24 @@ class _Compiler(NamedTuple):
             members.append(sets.vip_member(key.family, key.address))
         flags = self.choice.flags | (ServiceFlags.PERSISTENT if service.affinity_seconds else 0)
         virtual_server = VirtualServer(key, self.choice.scheduler, flags, service.affinity_seconds)
-        return Frontend(virtual_server, real_servers, vips, tuple(members))
+        return self._frontend(virtual_server, real_servers, vips, tuple(members))
 
     def _by_mark(self, mark: int, real_servers: _RealServers) -> Frontend:
         # A persistent one would not translate ports, so a hash keeps clients at their endpoints.
         has_hash = _BY_SOURCE.scheduler not in self.node.missing_schedulers
         choice = _BY_SOURCE if self.service.affinity_seconds and has_hash else self.choice
         virtual_server = VirtualServer(mark_key(self.port.family, mark), choice.scheduler, choice.flags)
-        return Frontend(virtual_server, real_servers, vips=(), members=())
+        return self._frontend(virtual_server, real_servers)
+
+    def _frontend(
+        self,
+        virtual_server: VirtualServer,
+        real_servers: _RealServers,
+        vips: tuple[Address, ...] = (),
+        members: tuple[SetMember, ...] = (),
+    ) -> Frontend:
+        drain_seconds, slow_start_seconds = self.wishes.drain_seconds, self.wishes.slow_start_seconds
+        return Frontend(virtual_server, real_servers, vips, members, drain_seconds, slow_start_seconds)
 
 
 def _restriction(service: Service, key: VirtualServerKey, node: NodeView) -> Iterator[SetMember]:

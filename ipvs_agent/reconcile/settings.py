@@ -67,6 +67,7 @@ def node_view(
         name=settings.node_name,
         scheduler=settings.scheduler,
         missing_schedulers=missing_schedulers,
+        drain_seconds=settings.drain_seconds,
         zone=node.zone if node else "",
         addresses=node.addresses if node else tuple(sorted(own)),
         node_port_addresses=tuple(sorted(chosen)),

@@ -100,7 +100,7 @@ def _no_scheduler(name: str) -> str:
         return f"names no scheduler; use one of {', '.join(SCHEDULERS)}"
     guess = nearest(name)
     advice = f"did you mean {guess}?" if guess else f"use one of {', '.join(SCHEDULERS)}"
-    return f"{_quote(name)} is not a scheduler; {advice}"
+    return f"{quote(name)} is not a scheduler; {advice}"
 
 
 def _no_flag(word: str, scheduler: Scheduler) -> str:
@@ -110,11 +110,12 @@ def _no_flag(word: str, scheduler: Scheduler) -> str:
     if word == NO_FLAGS:
         return f"{NO_FLAGS} must stand alone"
     owner = next((each.name for each in SCHEDULERS.values() if word in each.flags), "")
-    head = f"{word} is a flag of {owner}, not" if owner else f"{_quote(word)} is not a flag"
+    head = f"{word} is a flag of {owner}, not" if owner else f"{quote(word)} is not a flag"
     guess = closest(word, own)
     advice = f"did you mean {guess}?" if guess else f"use {', '.join(own)} or {NO_FLAGS}"
     return f"{head} of {scheduler.name}; {advice}"
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
+    """Return a short quote of what a user wrote: printable ASCII."""
     return ascii(text[:_QUOTED]) + ("..." if len(text) > _QUOTED else "")

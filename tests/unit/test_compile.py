@@ -223,3 +223,30 @@ class TestSchedulers:
         assert [
             "Service shop/web: metadata.annotations: this kernel has no scheduler twos, so rr is used"
         ] == skipped
+
+
+class TestDurations:
+    def durations(self, node=NODE, **annotations):
+        keyed = {f"ipvs-agent.io/{key.replace('_', '-')}": value for key, value in annotations.items()}
+        plan = compiled(service("shop/web", port(node_port=30080), annotations=keyed), node=node)
+        return {(one.drain_seconds, one.slow_start_seconds) for one in plan.frontends}, [
+            str(one) for one in plan.skipped
+        ]
+
+    def test_they_are_those_of_the_service_on_every_address(self):
+        assert ({(90, 60)}, []) == self.durations(drain_timeout="1m30s", slow_start="60s")
+
+    def test_the_nodes_timeout_is_for_services_that_say_none(self):
+        node = changed(NODE, drain_seconds=300.0)
+
+        assert ({(300, 0)}, []) == self.durations(node)
+        assert ({(90, 0)}, []) == self.durations(node, drain_timeout="90s")
+
+    def test_one_that_makes_no_sense_is_said_and_the_nodes_is_used(self):
+        durations, skipped = self.durations(changed(NODE, drain_seconds=300.0), drain_timeout="soon")
+
+        assert {(300, 0)} == durations
+        assert [
+            "Service shop/web: metadata.annotations[ipvs-agent.io/drain-timeout]: "
+            "'soon' is not a duration such as 60s, 5m or 1h30m"
+        ] == skipped

@@ -17,7 +17,7 @@ from ipvs_agent.config import (
     read_kube_proxy_configuration,
     remarks,
 )
-from ipvs_agent.config.durations import parse_duration
+from ipvs_agent.durations import parse_duration
 from ipvs_agent.errors import ConfigError
 
 HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
