@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import sys
 from pathlib import Path
 
@@ -39,18 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _presences() -> dict[str, Presence]:
-    there = NodeModules(LOADED, INSTALLED)
-    try:
-        text = (INSTALLED / os.uname().release / "modules.dep").read_text()
-    except OSError:
-        elsewhere, loadable = Presence.UNKNOWN, set[str]()
-    else:
-        # A line is "kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz: what it needs".
-        elsewhere, loadable = Presence.NO, set(re.findall(r"/(\w+)\.ko[^/\s]*:", text))
+    modules = NodeModules(LOADED, INSTALLED)
+    loadable = modules.loadable
 
     def presence(module: str) -> Presence:
-        if there.has(module):
+        if modules.has(module):
             return Presence.LOADED
-        return Presence.MODULE if module in loadable else elsewhere
+        if loadable is None:
+            return Presence.UNKNOWN
+        return Presence.MODULE if module in loadable else Presence.NO
 
     return {scheduler.name: presence(scheduler.module) for scheduler in SCHEDULERS.values()}

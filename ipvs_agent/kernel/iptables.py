@@ -33,11 +33,10 @@ _TIMEOUT_SECONDS = 60
 
 # Neither iptables-save nor --test notices that the kernel lacks all of a flavour, and a chain that comes and
 # goes in one transaction changes no rule.
-_PROBE = "*nat\n:{0} - [0:0]\n{1}-F {0}\n-X {0}\nCOMMIT\n"
-_PROBE_CHAIN = "IPVS-AGENT-PROBE"
-_PLAIN_PROBE = _PROBE.format(_PROBE_CHAIN, "")
-# Known since iptables 1.6.2; every kernel since 3.13 has it.
-_RANDOM_FULLY_PROBE = _PROBE.format(_PROBE_CHAIN, f"-A {_PROBE_CHAIN} -j MASQUERADE --random-fully\n")
+_PROBE = "*nat\n:IPVS-AGENT-PROBE - [0:0]\n-F IPVS-AGENT-PROBE\n-X IPVS-AGENT-PROBE\nCOMMIT\n"
+# The first that knows --random-fully; every kernel since 3.13 has it.
+_RANDOM_FULLY_SINCE = (1, 6, 2)
+_VERSION = re.compile(r"\bv(\d+)\.(\d+)\.(\d+)")
 
 _LEGACY_TABLES = {Family.IPV4: "/proc/net/ip_tables_names", Family.IPV6: "/proc/net/ip6_tables_names"}
 
@@ -113,29 +112,40 @@ class NodeIptables:
 
     def _find(self) -> _Tools:
         refused: list[str] = []
-        for candidate in _candidates():
+        for candidate in self._candidates():
             refusals = dict(candidate.refusals)
-            working: dict[Family, bool] = {}
+            working = set[Family]()
             if candidate.flavour == _LEGACY:
                 self._modules.try_to_load(
                     *(name for family in candidate.saved for name in _legacy_modules(family))
                 )
             for family in candidate.saved:
                 try:
-                    working[family] = self._knows_random_fully(candidate.flavour, family, working)
+                    self._try(candidate.flavour, family)
+                    working.add(family)
                 except _Refused as error:
                     refusals[family] = str(error)
             if working:
-                return _Tools(candidate.flavour, frozenset(working), all(working.values()), refusals)
+                random_fully = _knows_random_fully(candidate.flavour, min(working))
+                return _Tools(candidate.flavour, frozenset(working), random_fully, refusals)
             refused += refusals.values()
         raise MissingModule(
             "no iptables of this node works: it needs the package iptables, and the kernel modules nf_tables"
             f" and nft_compat, or ip_tables and iptable_nat: {'; '.join(refused)}"
         )
 
+    def _candidates(self) -> Iterator[_Candidate]:
+        """Yield the flavours of this node, the one first that the node seems to use."""
+        # The tools ask the kernel for a module even where it has none, which takes a modprobe each time.
+        flavours = [name for name in _FLAVOURS if name == _LEGACY or self._modules.may_have("nf_tables")]
+        named = [_candidate(flavour) for flavour in flavours]
+        # A stable sort: nft where nothing else decides.
+        yield from sorted(named, key=lambda candidate: candidate.usage, reverse=True)
+        yield _candidate(_UNNAMED)
+
     def _asked_again(self, known: _Tools) -> _Tools:
         """Return the same flavour, in which the rules are, with what is known of its families now."""
-        working = dict.fromkeys(known.families, known.random_fully)
+        working = set(known.families)
         refusals: dict[Family, str] = {}
         for family in known.refusals:
             try:
@@ -144,29 +154,19 @@ class NodeIptables:
                 if known.flavour == _LEGACY:
                     self._modules.try_to_load(*_legacy_modules(family))
                 _saved(known.flavour, family)
-                working[family] = self._knows_random_fully(known.flavour, family, working)
+                self._try(known.flavour, family)
+                working.add(family)
             except CommandFailed as error:
                 refusals[family] = str(error)
-        return _Tools(known.flavour, frozenset(working), all(working.values()), refusals)
+        return _Tools(known.flavour, frozenset(working), known.random_fully, refusals)
 
-    def _knows_random_fully(self, flavour: str, family: Family, others: Mapping[Family, bool]) -> bool:
-        """Tell whether a tool knows --random-fully; _Refused where it does not work at all.
-
-        others: what is known of the flavour's other family.
-        """
+    def _try(self, flavour: str, family: Family) -> None:
+        """Raise _Refused where a flavour does not work for a family."""
         _require_family(family)
-        if flavour == _LEGACY and others and self._modules.has(*_legacy_modules(family)):
-            # The same program does the same for both families, and the kernel's part is there.
-            _require(_command(flavour, family, "restore"))
-            return all(others.values())
-        try:
-            _restore(flavour, family, _RANDOM_FULLY_PROBE)
-        except _Refused as error:
-            if "random-fully" not in str(error):
-                raise
-            _restore(flavour, family, _PLAIN_PROBE)
-            return False
-        return True
+        if flavour == _LEGACY and self._modules.has(*_legacy_modules(family)):
+            _require(_command(flavour, family, "restore"))  # the kernel's part is there
+        else:
+            _restore(flavour, family, _PROBE)
 
 
 class _Candidate(NamedTuple):
@@ -182,14 +182,6 @@ class _Candidate(NamedTuple):
         """Whether rules of ours are in it, whether the kubelet uses it, and how many rules it holds."""
         rules = "".join(self.saved.values())
         return _OURS in rules, any(hint in rules for hint in _HINTS), rules.count("\n-A ")
-
-
-def _candidates() -> Iterator[_Candidate]:
-    """Yield the flavours of this node, the one first that the node seems to use."""
-    # A stable sort: nft where nothing else decides.
-    named = [_candidate(flavour) for flavour in _FLAVOURS]
-    yield from sorted(named, key=lambda candidate: candidate.usage, reverse=True)
-    yield _candidate(_UNNAMED)
 
 
 def _candidate(flavour: str) -> _Candidate:
@@ -237,6 +229,12 @@ def _command(flavour: str, family: Family, action: str) -> str:
 
 def _restore(flavour: str, family: Family, text: str) -> None:
     _run(_command(flavour, family, "restore"), "--noflush", "-w", _LOCK_SECONDS, text=text)
+
+
+def _knows_random_fully(flavour: str, family: Family) -> bool:
+    """Tell whether a flavour's MASQUERADE takes --random-fully; the tools of both families come together."""
+    found = _VERSION.search(_run(_command(flavour, family, "restore"), "--version"))
+    return found is not None and tuple(map(int, found.groups())) >= _RANDOM_FULLY_SINCE
 
 
 def _require_family(family: Family) -> None:

@@ -67,6 +67,22 @@ class NodeModules:
         """Tell whether all of some modules are loaded or built in."""
         return all(map(self._is_there, names))
 
+    def may_have(self, name: str) -> bool:
+        """Tell whether a module is there or can be loaded, as far as the kernel's lists say."""
+        loadable = self.loadable
+        return loadable is None or self._is_there(name) or name in loadable
+
+    @functools.cached_property
+    def loadable(self) -> frozenset[str] | None:
+        """The modules that can be loaded; None where there is no list of them."""
+        try:
+            text = (self._installed / "modules.dep").read_text()
+        except OSError:
+            return None
+        # A line is "kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz: what it needs".
+        names = re.findall(r"^\S*?([\w-]+)\.ko\S*:", text, re.MULTILINE)
+        return frozenset(name.replace("-", "_") for name in names)
+
     def try_to_load(self, *names: str) -> None:
         """Load what the kernel has of some modules, without a word where it has not."""
         if absent := self._absent(names):

@@ -30,13 +30,14 @@ class Node:
     def __init__(self, folder):
         self.folder = folder
 
-    def install(self, flavour, saved="", *, families=BOTH, works=BOTH):
+    def install(self, flavour, saved="", *, families=BOTH, works=BOTH, version="1.8.9"):
         """Install tools of a flavour that print some rules and, for some families, work."""
         for family in families:
             self.script(f"{NAMES[family]}{flavour}-save", f"cat <<'END'\n# {flavour}\n{saved}END\n")
             refuse = "" if family in works else "echo 'cannot initialize table' >&2; exit 3\n"
             self.script(
                 f"{NAMES[family]}{flavour}-restore",
+                f'[ "$1" = --version ] && {{ echo "iptables-restore v{version} (x)"; exit; }}\n'
                 f'echo "$0 $*" >>{self.folder}/calls\ncat >>{self.folder}/input\n{refuse}',
             )
 
@@ -51,9 +52,9 @@ class Node:
             (self.folder / "module" / name).mkdir(parents=True)
         return NodeModules(self.folder / "module", self.folder)
 
-    def used(self):
-        """Return the flavour whose rules are saved."""
-        return NodeIptables().save(Family.IPV4).splitlines()[0].removeprefix("# ")
+    def used(self, *modules):
+        """Return the flavour whose rules are saved, with a kernel that has some modules."""
+        return NodeIptables(self.modules(*modules)).save(Family.IPV4).splitlines()[0].removeprefix("# ")
 
     def calls(self):
         return [Path(line).name for line in (self.folder / "calls").read_text().splitlines()]
@@ -209,12 +210,10 @@ LEGACY6 = ("ip6_tables", "ip6table_filter", "ip6table_nat", "ip6table_mangle")
     [
         pytest.param(["iptables"], LEGACY6, {}, id="the kernel has what it needs"),
         pytest.param(["iptables", "ip6tables"], LEGACY6[1:], {}, id="the kernel lacks something"),
-        pytest.param(
-            ["iptables", "ip6tables"], LEGACY6, {"works": {Family.IPV6}}, id="the other does not work"
-        ),
+        pytest.param(["iptables"], LEGACY6, {"works": {Family.IPV6}}, id="the other does not work"),
     ],
 )
-def test_legacy_ip6tables_is_tried_only_where_iptables_does_not_tell(node, expected, modules, behaviour):
+def test_legacy_tools_are_tried_only_where_the_modules_do_not_tell(node, expected, modules, behaviour):
     node.install("-legacy", **behaviour)
 
     assert Family.IPV6 in NodeIptables(node.modules(*modules)).families()
@@ -335,19 +334,22 @@ def test_messages_of_tools_are_in_english_whatever_the_locale(node, monkeypatch)
     assert "C\n" == tables.save(Family.IPV4)
 
 
-def test_a_tool_that_knows_random_fully(node):
-    node.install("-nft")
+@pytest.mark.parametrize(
+    ("expected", "version"), [(False, "1.6.1"), (True, "1.6.2"), (True, "1.10.0"), (False, "x")]
+)
+def test_which_version_knows_random_fully(node, expected, version):
+    node.install("-nft", version=version)
 
-    assert NodeIptables().supports_random_fully()
+    assert expected == NodeIptables().supports_random_fully()
 
 
-def test_a_tool_that_does_not_know_random_fully_works_without(node):
-    node.install("-nft")
-    refuse = """grep -q random-fully && { echo 'unknown option "--random-fully"' >&2; exit 2; }; exit 0\n"""
-    node.script("iptables-nft-restore", refuse)
+def test_nft_is_not_asked_where_the_kernel_has_no_nf_tables(node):
+    node.install("-nft", saved=RULE)
+    node.install("-legacy")
+    (node.folder / os.uname().release).mkdir()
+    (node.folder / os.uname().release / "modules.dep").write_text("kernel/net/ipv4/ip_tables.ko:\n")
 
-    assert BOTH == NodeIptables().families()
-    assert not NodeIptables().supports_random_fully()
+    assert node.used("ip_tables") == "-legacy"
 
 
 def test_legacy_rules_are_not_asked_for_where_there_can_be_none(node, monkeypatch):
