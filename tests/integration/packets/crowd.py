@@ -1,0 +1,113 @@
+"""A crowd of clients, and Services that ask for something in annotations.
+
+The client in the lab gets the addresses 198.51.100.0/24 and 2001:db8:64::/120 on top of its own.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from tests import objects
+from tools.lab import talk
+
+SCHEDULER = "ipvs-agent.io/scheduler"
+
+_RESET = struct.pack("ii", 1, 0)
+
+
+def source(family, number):
+    """The client's address with this number, from 1 to 254."""
+    return f"198.51.100.{number}" if family == 4 else f"2001:db8:64::{number:x}"
+
+
+def asking(stock, pods, annotations, fields=None):
+    """A Service with annotations and cluster IPs alone, over pods; fields: of its endpoints, by pod."""
+    service = objects.service(stock.name, (stock.cluster_ip(4), stock.cluster_ip(6)))
+    service["metadata"]["annotations"] = annotations
+    slices = [
+        objects.endpoint_slice(
+            stock.name, [(address(pod), (fields or {}).get(pod.name, {})) for pod in pods], suffix=suffix
+        )
+        for suffix, address in (("4", lambda pod: pod.ipv4), ("6", lambda pod: pod.ipv6))
+        if pods
+    ]
+    return [service, *slices]
+
+
+def give_addresses(lab):
+    """Give the client its addresses, and the node the way to them."""
+    for host, route in (
+        (lab.client, "local 198.51.100.0/24 dev lo"),
+        (lab.node, f"198.51.100.0/24 via {lab.client.ipv4}"),
+        (lab.client, "local 2001:db8:64::/120 dev lo"),
+        (lab.node, f"2001:db8:64::/120 via {lab.client.ipv6}"),
+    ):
+        subprocess.run(["ip", "-n", host.namespace, "route", "add", *route.split()], check=True)
+    with talk.inside(lab.client.namespace):
+        # An IPv6 address that is the host's by a route alone can else not be bound.
+        Path("/proc/sys/net/ipv6/ip_nonlocal_bind").write_text("1")
+
+
+class Connection(NamedTuple):
+    """An open connection, and the pod at its other end."""
+
+    pod: str
+    socket: socket.socket
+
+    def lives(self):
+        """Tell whether the pod still answers on it."""
+        try:
+            return talk.ask_on(self.socket).name == self.pod
+        except OSError:
+            return False
+
+    def reset(self):
+        """End it without the wait of TIME_WAIT, so that it does not count any longer."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.socket.close()
+
+
+class Crowd:
+    """Open connections of the lab's client; use as a context manager."""
+
+    def __init__(self, lab, stock, family):
+        self._where = (lab.client.namespace, talk.TCP, stock.cluster_ip(family), 80)
+        self._family = family
+        self.open = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.leave()
+
+    def come(self, count):
+        """Open so many connections, one after the other; return which pods they went to, in order."""
+        opened = [self._connect("") for _ in range(count)]
+        self.open += opened
+        return [one.pod for one in opened]
+
+    def leave(self, pod=""):
+        """End all connections, or those to one pod."""
+        staying = [one for one in self.open if pod and one.pod != pod]
+        for one in self.open:
+            if one not in staying:
+                one.reset()
+        self.open = staying
+
+    def ask_from(self, numbers):
+        """Ask once from each of these addresses; return who answered, by number."""
+        answers = {}
+        for number in numbers:
+            one = self._connect(source(self._family, number))
+            one.reset()
+            answers[number] = one.pod
+        return answers
+
+    def _connect(self, address):
+        sock = talk.connect(*self._where, source=address)
+        return Connection(talk.ask_on(sock).name, sock)
