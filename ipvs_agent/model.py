@@ -337,7 +337,7 @@ class Frontend(msgspec.Struct, frozen=True):
 
     virtual_server: VirtualServer
     real_servers: tuple[RealServer, ...]
-    """Shared by all frontends of a Service port that have the same endpoints."""
+    """In the order in which to add them; shared by all frontends of a Service port that have the same."""
     vips: tuple[Address, ...]
     """Its address, where the dummy interface is to hold it (a node's own address is never so held)."""
     members: tuple[SetMember, ...]

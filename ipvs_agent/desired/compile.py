@@ -10,6 +10,7 @@ import msgspec
 
 from ipvs_agent.addresses import Address, Family
 from ipvs_agent.desired import endpoints, sets
+from ipvs_agent.desired.order import insertion_order
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.desired.wishes import Wishes, read_wishes
 from ipvs_agent.model import (
@@ -168,10 +169,10 @@ class _Compiler(NamedTuple):
     def frontends(self, behind: Sequence[Endpoint], mark: int) -> Iterator[Frontend]:
         """Yield all virtual servers of the port; mark: 0 where it has none."""
         service, port, node, *_ = self
-        everywhere = _real_servers(endpoints.in_cluster(behind, node.name, node.zone))
+        everywhere = self._real_servers(endpoints.in_cluster(behind, node.name, node.zone))
         local = everywhere
         if service.internal_local or service.external_local:
-            local = _real_servers(endpoints.on_node(behind, node.name))
+            local = self._real_servers(endpoints.on_node(behind, node.name))
 
         cluster_key = VirtualServerKey(port.family, port.protocol, port.cluster_ip, port.port)
         internal = local if service.internal_local else everywhere
@@ -220,6 +221,8 @@ class _Compiler(NamedTuple):
         # A persistent one would not translate ports, so a hash keeps clients at their endpoints.
         has_hash = _BY_SOURCE.scheduler not in self.node.missing_schedulers
         choice = _BY_SOURCE if self.service.affinity_seconds and has_hash else self.choice
+        if choice != self.choice:
+            real_servers = self._in_order(real_servers, choice)
         virtual_server = VirtualServer(mark_key(self.port.family, mark), choice.scheduler, choice.flags)
         return self._frontend(virtual_server, real_servers)
 
@@ -232,6 +235,13 @@ class _Compiler(NamedTuple):
     ) -> Frontend:
         drain_seconds, slow_start_seconds = self.wishes.drain_seconds, self.wishes.slow_start_seconds
         return Frontend(virtual_server, real_servers, vips, members, drain_seconds, slow_start_seconds)
+
+    def _real_servers(self, serving: Iterable[Endpoint]) -> _RealServers:
+        return self._in_order([RealServer(one.address, one.port) for one in serving], self.choice)
+
+    def _in_order(self, real_servers: Sequence[RealServer], choice: Choice) -> _RealServers:
+        seed = f"{self.node.name} {self.service.name} {self.port.name}"
+        return insertion_order(real_servers, SCHEDULERS[choice.scheduler], seed)
 
 
 def _restriction(service: Service, key: VirtualServerKey, node: NodeView) -> Iterator[SetMember]:
@@ -258,7 +268,3 @@ def _health(service: Service, slices: Iterable[EndpointSlice], node: NodeView) -
     # A pod has an address in each family, and balancers weigh by this number: it counts once.
     count = max(Counter(family for family, _ in local).values(), default=0)
     return HealthCheck(service.health_check_node_port, service.name, service.uid, count)
-
-
-def _real_servers(serving: Iterable[Endpoint]) -> _RealServers:
-    return tuple([RealServer(endpoint.address, endpoint.port) for endpoint in serving])

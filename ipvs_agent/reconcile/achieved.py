@@ -38,6 +38,7 @@ class Held(msgspec.Struct):
 
     virtual_server: VirtualServer
     real_servers: dict[RealServerKey, RealServer]
+    """In the order in which they were added."""
 
 
 class Achieved:

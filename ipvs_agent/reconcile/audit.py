@@ -53,8 +53,9 @@ def read_node_addresses(kernel: Kernel) -> frozenset[Address]:
 
 
 def read_real_servers(kernel: Kernel, key: VirtualServerKey) -> RealServers:
-    """Read the real servers of a virtual server; raise KernelError."""
-    return {observed.real_server.endpoint: observed.real_server for observed in kernel.ipvs.real_servers(key)}
+    """Read the real servers of a virtual server, in the order in which they were added; raise KernelError."""
+    oldest_first = reversed(kernel.ipvs.real_servers(key))
+    return {observed.real_server.endpoint: observed.real_server for observed in oldest_first}
 
 
 def read_slice(kernel: Kernel, keys: Iterable[VirtualServerKey]) -> TableSlice:

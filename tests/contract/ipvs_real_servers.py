@@ -27,6 +27,14 @@ class RealServersContract:
 
         assert [2, 3, 1] == [observed.real_server.port for observed in ipvs.real_servers(KEY)]
 
+    @pytest.mark.parametrize("key", KEYS)
+    def test_many_real_servers_are_listed_newest_first(self, ipvs, key):
+        """The kernel needs several messages for them."""
+        ports = [7 * number % 1009 for number in range(1, 1009)]
+        add(ipvs, key, *(RealServer(pod_for(key), port) for port in ports))
+
+        assert ports[::-1] == [observed.real_server.port for observed in ipvs.real_servers(key)]
+
     def test_a_change_keeps_a_real_servers_place(self, ipvs):
         add(ipvs, KEY, RealServer(POD, 1), RealServer(POD, 3), RealServer(POD, 2))
 

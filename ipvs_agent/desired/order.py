@@ -1,0 +1,26 @@
+"""The order in which real servers are added, which is the kernel's list from its end to its head."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from ipvs_agent.model import RealServer
+from ipvs_agent.schedulers import Order, Scheduler
+
+
+def insertion_order(
+    real_servers: Sequence[RealServer], scheduler: Scheduler, seed: str
+) -> tuple[RealServer, ...]:
+    """Return the real servers of a virtual server in the order in which to add them.
+
+    It depends on what they are alone, not on the order in which they were heard of. Schedulers that spread
+    begin at another one for each seed, which names the node: those that take turns would else have the first
+    connection of every node at one real server, and those that count would settle their draws alike.
+    """
+    ordered = sorted(real_servers)
+    if scheduler.order is Order.SPREAD and len(ordered) > 1:
+        digest = hashlib.blake2b(seed.encode(), digest_size=8).digest()
+        start = int.from_bytes(digest) % len(ordered)
+        ordered = ordered[start:] + ordered[:start]
+    return tuple(ordered)
