@@ -1,8 +1,9 @@
 """Rules of others that change a packet's mark after we have written it and before IPVS reads it.
 
 IPVS compares the whole mark: one bit more or less, and it does not find the virtual server by mark. Between
-writing and reading come the rest of mangle INPUT, filter INPUT and security INPUT; nat INPUT comes after.
-Whether one of our packets would reach such a rule, or match it, cannot be told from the text: each counts.
+writing and reading come the rest of mangle INPUT, filter INPUT and security INPUT; nat INPUT comes after. For
+the node's own packets it is the rest of mangle OUTPUT: nat OUTPUT begins with our rules. Whether one of our
+packets would reach such a rule, or match it, cannot be told from the text: each counts.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from ipvs_agent.desired.sets import PREFIX
 from ipvs_agent.desired.shim import parse
 
-_OUR_JUMP = f"{PREFIX}-INPUT"
-_AFTER = (("mangle", "INPUT", _OUR_JUMP), ("filter", "INPUT", None), ("security", "INPUT", None))
+_AFTER = (
+    ("mangle", "INPUT", f"{PREFIX}-INPUT"),
+    ("filter", "INPUT", None),
+    ("security", "INPUT", None),
+    ("mangle", "OUTPUT", f"{PREFIX}-OUTPUT"),
+)
 """Table, chain, and the jump behind which rules count; None: all of them."""
 
 # Their arguments may be any text, "-j" too.
@@ -34,7 +39,7 @@ _Chains = Mapping[str, Sequence[str]]
 def foreign_mark_writers(saved: str) -> list[str]:
     """Return the rules that may spoil a mark of ours, in iptables' words; saved: what iptables-save printed.
 
-    Where we have no jump in mangle INPUT yet, ours will be the last rule there, and nothing is behind it.
+    Where we have no jump in mangle yet, ours will be the last rule there, and nothing is behind it.
     """
     tables = parse(saved)
     found: list[str] = []

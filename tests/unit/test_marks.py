@@ -212,9 +212,10 @@ def test_a_chain_that_two_rules_lead_to_is_told_of_once():
     assert [f"-t filter -A x {MARK}"] == foreign_mark_writers(saved)
 
 
-def test_in_mangle_only_what_is_behind_our_jump_counts():
-    before, jump = "-A INPUT -j MARK --set-xmark 0x1/0x1", "-A INPUT -j IPVS-AGENT-INPUT"
-    behind = ["-A INPUT -j x", f"-A x {MARK}"]
+@pytest.mark.parametrize("chain", ["INPUT", "OUTPUT"])
+def test_in_mangle_only_what_is_behind_our_jump_counts(chain):
+    before, jump = f"-A {chain} -j MARK --set-xmark 0x1/0x1", f"-A {chain} -j IPVS-AGENT-{chain}"
+    behind = [f"-A {chain} -j x", f"-A x {MARK}"]
 
     assert [] == foreign_mark_writers(table("mangle", before, *behind))
     assert [] == foreign_mark_writers(table("mangle", before, jump))
