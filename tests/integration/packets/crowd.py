@@ -5,6 +5,7 @@ The client in the lab gets the addresses 198.51.100.0/24 and 2001:db8:64::/120 o
 
 from __future__ import annotations
 
+import resource
 import socket
 import struct
 import subprocess
@@ -24,18 +25,49 @@ def source(family, number):
     return f"198.51.100.{number}" if family == 4 else f"2001:db8:64::{number:x}"
 
 
+def service(stock, annotations, **spec):
+    """A Service with annotations and with cluster IPs alone."""
+    made = objects.service(stock.name, (stock.cluster_ip(4), stock.cluster_ip(6)), **spec)
+    made["metadata"]["annotations"] = annotations
+    return made
+
+
+def endpoints(stock, family, pods, fields=None, *, target=8080):
+    """Its slice of a family over pods; fields: of endpoints, by the name of their pod."""
+    return objects.endpoint_slice(
+        stock.name,
+        [(address_of(pod, family), (fields or {}).get(pod.name, {})) for pod in pods],
+        ((80, "TCP", target),),
+        suffix=f"{family}-{target}",
+    )
+
+
 def asking(stock, pods, annotations, fields=None):
-    """A Service with annotations and cluster IPs alone, over pods; fields: of its endpoints, by pod."""
-    service = objects.service(stock.name, (stock.cluster_ip(4), stock.cluster_ip(6)))
-    service["metadata"]["annotations"] = annotations
-    slices = [
-        objects.endpoint_slice(
-            stock.name, [(address(pod), (fields or {}).get(pod.name, {})) for pod in pods], suffix=suffix
-        )
-        for suffix, address in (("4", lambda pod: pod.ipv4), ("6", lambda pod: pod.ipv6))
-        if pods
-    ]
-    return [service, *slices]
+    """A Service with annotations over pods, as objects."""
+    return [service(stock, annotations), *(endpoints(stock, family, pods, fields) for family in (4, 6))]
+
+
+def address_of(pod, family):
+    """A pod's address."""
+    return pod.ipv4 if family == 4 else pod.ipv6
+
+
+def weights(node):
+    """The weights of real servers by their pod, for each cluster IP."""
+    names = {address_of(pod, family): pod.name for pod in node.lab.pods for family in (4, 6)}
+    found = {}
+    for line in node.virtual_servers():
+        words = line.split()
+        if words[0] == "-a":
+            dialled, behind = (words[at].rpartition(":")[0].strip("[]") for at in (2, 4))
+            found.setdefault(dialled, {})[names[behind]] = int(words[7])
+    return found
+
+
+def allow_many_sockets():
+    """Let this process have as many as it may; the pods' ends of connections are its own, too."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def give_addresses(lab):
@@ -87,9 +119,7 @@ class Crowd:
 
     def come(self, count):
         """Open so many connections, one after the other; return which pods they went to, in order."""
-        opened = [self._connect("") for _ in range(count)]
-        self.open += opened
-        return [one.pod for one in opened]
+        return [self._open("") for _ in range(count)]
 
     def leave(self, pod=""):
         """End all connections, or those to one pod."""
@@ -99,15 +129,20 @@ class Crowd:
                 one.reset()
         self.open = staying
 
-    def ask_from(self, numbers):
-        """Ask once from each of these addresses; return who answered, by number."""
+    def come_from(self, numbers):
+        """Open a connection from each of these addresses; return which pods they went to, by number."""
+        return {number: self._open(source(self._family, number)) for number in numbers}
+
+    def pass_by(self, numbers):
+        """Ask from each of these addresses, and leave at once; return who answered, by number."""
         answers = {}
         for number in numbers:
-            one = self._connect(source(self._family, number))
-            one.reset()
-            answers[number] = one.pod
+            answers[number] = self._open(source(self._family, number))
+            self.open.pop().reset()
         return answers
 
-    def _connect(self, address):
+    def _open(self, address):
         sock = talk.connect(*self._where, source=address)
-        return Connection(talk.ask_on(sock).name, sock)
+        pod = talk.ask_on(sock).name
+        self.open.append(Connection(pod, sock))
+        return pod
