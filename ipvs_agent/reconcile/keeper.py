@@ -26,6 +26,7 @@ from ipvs_agent.reconcile.audit import Tables, TableSlice
 from ipvs_agent.reconcile.claims import FOREIGN, Claims, Key
 from ipvs_agent.reconcile.drains import Drains
 from ipvs_agent.reconcile.executor import Failure, WaitingError, execute, key_of
+from ipvs_agent.reconcile.pacing import Pacing
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.timers import AuditDue, Retry, Timers
 from ipvs_agent.reconcile.unserved import Unserved
@@ -66,6 +67,7 @@ class Keeper:
         self._waiting: set[Key] = set()
         """Those of them that another failing one held back: they go on as soon as one succeeds."""
         self._drains = Drains(kernel, self.claims, self.achieved, timers, report, clock)
+        self._pacing = Pacing(timers, clock)
         self._foreign: set[VirtualServerKey] = set()
 
     @property
@@ -161,7 +163,9 @@ class Keeper:
     def _difference(self, key: Key) -> Iterable[Operation]:
         if isinstance(key, VirtualServerKey):
             held = self.achieved.virtual_servers.get(key)
-            return diff.virtual_server(key, self.claims.frontend(key), held)
+            return diff.virtual_server(
+                key, self._pacing.attainable(key, self.claims.frontend(key), held), held
+            )
         if isinstance(key, SetMember):
             return diff.member(key, wanted=self.claims.wanted(key), achieved=self.achieved)
         return diff.vip(key, wanted=self.claims.wanted(key), achieved=self.achieved)
@@ -192,7 +196,8 @@ class Keeper:
             self._report.failed(causes, max(self._failing[key][0] for key in failed))
         if any(isinstance(failure.error, NotFound) for failure in failed.values()):
             self._timers.add(self._clock(), AuditDue())  # what is gone has rarely gone alone
-        recovered = self._failing.keys() & (set(keys) - failed.keys()) if self._failing else set()
+        done = (key for key in keys if key not in failed and key not in self._pacing)
+        recovered = self._failing.keys() & set(done) if self._failing else set()
         for key in recovered:
             del self._failing[key]
         self._report.recovered(recovered)
@@ -221,6 +226,17 @@ class Keeper:
         """Leave a virtual server to whoever made it, and take back what was said of it in the sets."""
         self._foreign.add(key)
         self.bring(self.claims.claim_for_nobody(key, FOREIGN, None), is_yielding=True)
+
+    @property
+    def is_changing_schedulers(self) -> bool:
+        """Whether virtual servers wait for a scheduler that they can have."""
+        return len(self._pacing) > 0
+
+    def change_scheduler(self) -> None:
+        """Give the next virtual server the scheduler that it waits for."""
+        with self._pacing.turn() as key:
+            if key is not None:
+                self.bring({key: None})
 
     def check_drain(self, key: VirtualServerKey) -> None:
         """Remove draining real servers that have lost their last connection."""

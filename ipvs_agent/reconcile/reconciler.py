@@ -42,7 +42,7 @@ from ipvs_agent.reconcile.older_flows import OlderFlows
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.settings import Settings, is_touched, needs_now, node_view
-from ipvs_agent.reconcile.timers import AuditDue, DrainCheck, FlowsDue, Retry, Task, Timers
+from ipvs_agent.reconcile.timers import AuditDue, DrainCheck, FlowsDue, Retry, SchedulerTurn, Task, Timers
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.worker import Worker
 from ipvs_agent.sources.changes import Change, Kind, Trouble
@@ -129,22 +129,26 @@ class Reconciler:
         return self._keeper.may_remove and not is_failing and not self._troubles
 
     def _is_done(self) -> bool:
-        return self._keeper.may_remove and not self._store.dirty and not self._lags_behind_node()
+        return self._keeper.may_remove and not self._is_at_work() and not self._lags_behind_node()
+
+    def _is_at_work(self) -> bool:
+        return bool(self._store.dirty) or self._keeper.is_changing_schedulers
 
     def _is_hopeless(self) -> bool:
         """Tell whether a single sync will not become complete by waiting."""
         if self._view is None:
             is_waiting = self._store.complete and self._needs() is None
             return is_waiting or self._failed_audits > 0
-        return bool(self._troubles) and not self._store.dirty
+        return bool(self._troubles) and not self._is_at_work()
 
     def catch_up(self) -> None:
         """Take what has come, do what is due and one round of what is dirty, without waiting for anything."""
         while not self._inbox.empty():
             self._handle(self._inbox.get())
+        self._round()
+        # What has come goes first: for a task the kernel may have to wait.
         for task in self._timers.take_due(self._clock()):
             self._run_task(task)
-        self._round()
         self._older_flows.watch(self._timers, self._clock())
         is_behind = self._view is None or bool(self._store.dirty) or self._failed_audits > 0
         self._health.note(is_behind=is_behind)
@@ -204,6 +208,8 @@ class Reconciler:
             self._keeper.check_drain(task.key)
         elif isinstance(task, FlowsDue):
             self._older_flows.forget()
+        elif isinstance(task, SchedulerTurn):
+            self._keeper.change_scheduler()
         elif task.number in (AuditDue.URGENT, self._audits):
             self._start_audit()
 

@@ -35,7 +35,11 @@ class FlowsDue(msgspec.Struct, frozen=True):
     """Have the flows removed that are older than the virtual servers which they are for."""
 
 
-Task = Retry | DrainCheck | AuditDue | FlowsDue
+class SchedulerTurn(msgspec.Struct, frozen=True):
+    """Give the next virtual server the scheduler that it waits for."""
+
+
+Task = Retry | DrainCheck | AuditDue | FlowsDue | SchedulerTurn
 
 
 class Timers:

@@ -109,6 +109,7 @@ class History:
             )
             for position, port_name in enumerate(rng.sample(sorted(PORTS), rng.choice([1, 2])))
         ]
+        scheduler = rng.choice(["", "", "sh", "dh", "mh", "twos"])
         made_anew = rng.choice([1, 2, 3]) if rng.random() < 0.2 else number
         ranges = rng.sample(RANGES, rng.choice([0, 0, 1, 2]))
         self.bench.put(
@@ -119,6 +120,7 @@ class History:
                 internal_local=rng.random() < 0.2,
                 affinity_seconds=rng.choice([0, 0, 100]),
                 source_ranges=tuple(parse_network(text) for text in ranges),
+                annotations={"ipvs-agent.io/scheduler": scheduler} if scheduler else {},
                 created=f"2026-01-0{made_anew}T00:00:00Z",
             )
         )
