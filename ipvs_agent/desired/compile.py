@@ -9,10 +9,11 @@ from typing import NamedTuple
 import msgspec
 
 from ipvs_agent.addresses import Address, Family
-from ipvs_agent.desired import endpoints, sets
+from ipvs_agent.desired import distribution, endpoints, sets
+from ipvs_agent.desired.distribution import Distribution
 from ipvs_agent.desired.order import insertion_order
 from ipvs_agent.desired.sets import Purpose
-from ipvs_agent.desired.wishes import Wishes, read_wishes
+from ipvs_agent.desired.wishes import read_wishes
 from ipvs_agent.model import (
     Endpoint,
     EndpointSlice,
@@ -33,7 +34,7 @@ from ipvs_agent.model import (
     mark_key,
 )
 from ipvs_agent.schedulers import SCHEDULERS
-from ipvs_agent.schedulers.annotations import Choice, Fault, choose
+from ipvs_agent.schedulers.annotations import Choice
 
 
 class NodeView(msgspec.Struct, frozen=True):
@@ -64,7 +65,6 @@ class NodeView(msgspec.Struct, frozen=True):
 
 
 _RealServers = tuple[RealServer, ...]
-_BY_SOURCE = Choice("sh", SCHEDULERS["sh"].safe_flags)
 
 NO_MARKS: Mapping[ServicePort, int] = {}
 
@@ -82,15 +82,19 @@ def compile_service(
     frontends: dict[VirtualServerKey, Frontend] = {}
     members: list[SetMember] = []
     skipped: list[Skipped] = []
-    wishes, faults = read_wishes(service.annotations, Wishes(drain_seconds=node.drain_seconds))
-    skipped += _said(service, faults)
+    wishes, faults = read_wishes(service, node.drain_seconds)
+    skipped += distribution.said(service, faults)
     for port in service.ports:
         if port.family not in node.families:
             continue
         behind = endpoints.of_port(port, slices)
-        choice, unusable = _scheduler(service, port, node)
+        serving = endpoints.in_cluster(behind)
+        its_distribution, unusable = distribution.of_port(
+            service, port, wishes, len(serving), node.scheduler, node.missing_schedulers
+        )
         skipped += unusable
-        for frontend in _Compiler(service, port, node, choice, wishes).frontends(behind, marks.get(port, 0)):
+        compiler = _Compiler(service, port, node, its_distribution)
+        for frontend in compiler.frontends(behind, serving, marks.get(port, 0)):
             key = frontend.virtual_server.key
             if key in frontends:
                 reason = f"port {port.name!r} asks for {key}, which another port of the Service has"
@@ -130,22 +134,6 @@ def external_keys(port: ServicePort, node: NodeView) -> list[VirtualServerKey]:
     return [VirtualServerKey(port.family, port.protocol, address, number) for address, number in asked]
 
 
-def _scheduler(service: Service, port: ServicePort, node: NodeView) -> tuple[Choice, list[Skipped]]:
-    """Return the scheduler that a port gets, and what is wrong with what its Service asks for."""
-    choice, faults = choose(service.annotations, port.name, node.scheduler)
-    skipped = _said(service, faults)
-    if choice.scheduler in node.missing_schedulers:
-        reason = f"this kernel has no scheduler {choice.scheduler}, so {node.scheduler.scheduler} is used"
-        skipped.append(Skipped(f"Service {service.name}", "metadata.annotations", reason))
-        choice = node.scheduler
-    return choice, skipped
-
-
-def _said(service: Service, faults: Iterable[Fault]) -> list[Skipped]:
-    subject = f"Service {service.name}"
-    return [Skipped(subject, f"metadata.annotations[{one.annotation}]", one.reason) for one in faults]
-
-
 def _at_api_server(service: Service, port: ServicePort, node: NodeView) -> Iterator[Skipped]:
     for field, addresses in (
         ("spec.externalIPs", port.external_ips),
@@ -163,16 +151,22 @@ class _Compiler(NamedTuple):
     service: Service
     port: ServicePort
     node: NodeView
-    choice: Choice
-    wishes: Wishes
+    distribution: Distribution
 
-    def frontends(self, behind: Sequence[Endpoint], mark: int) -> Iterator[Frontend]:
-        """Yield all virtual servers of the port; mark: 0 where it has none."""
-        service, port, node, *_ = self
-        everywhere = self._real_servers(endpoints.in_cluster(behind, node.name, node.zone))
+    def frontends(
+        self, behind: Sequence[Endpoint], serving: Sequence[Endpoint], mark: int
+    ) -> Iterator[Frontend]:
+        """Yield all virtual servers of the port.
+
+        serving: those of the endpoints behind it that serve, on any node.
+        mark: 0 where it has none.
+        """
+        service, port, node, how = self
+        cluster = serving if how.hints_give_weights else endpoints.near(serving, node.name, node.zone)
+        everywhere = self._real_servers(cluster, how.choice)
         local = everywhere
         if service.internal_local or service.external_local:
-            local = self._real_servers(endpoints.on_node(behind, node.name))
+            local = self._real_servers(endpoints.on_node(behind, node.name), how.choice)
 
         cluster_key = VirtualServerKey(port.family, port.protocol, port.cluster_ip, port.port)
         internal = local if service.internal_local else everywhere
@@ -183,6 +177,9 @@ class _Compiler(NamedTuple):
                 yield self._by_address(key, everywhere, [sets.port_member(Purpose.EXTERNAL, key)])
         elif keys:
             yield from self._split(keys, everywhere, local, mark)
+            if mark:
+                is_same = how.by_mark == how.choice
+                yield self._by_mark(mark, everywhere if is_same else self._real_servers(cluster, how.by_mark))
 
     def _split(
         self, keys: Iterable[VirtualServerKey], everywhere: _RealServers, local: _RealServers, mark: int
@@ -199,8 +196,6 @@ class _Compiler(NamedTuple):
             if mark:
                 members.append(sets.mark_member(key, mark))
             yield self._by_address(key, outside, members)
-        if mark:
-            yield self._by_mark(mark, everywhere)
 
     def _by_address(
         self, key: VirtualServerKey, real_servers: _RealServers, of_kind: Iterable[SetMember]
@@ -213,16 +208,13 @@ class _Compiler(NamedTuple):
         if key.address not in node.never_bound:
             vips = (key.address,)
             members.append(sets.vip_member(key.family, key.address))
-        flags = self.choice.flags | (ServiceFlags.PERSISTENT if service.affinity_seconds else 0)
-        virtual_server = VirtualServer(key, self.choice.scheduler, flags, service.affinity_seconds)
+        how = self.distribution
+        flags = how.choice.flags | (ServiceFlags.PERSISTENT if how.affinity_seconds else 0)
+        virtual_server = VirtualServer(key, how.choice.scheduler, flags, how.affinity_seconds, how.netmask)
         return self._frontend(virtual_server, real_servers, vips, tuple(members))
 
     def _by_mark(self, mark: int, real_servers: _RealServers) -> Frontend:
-        # A persistent one would not translate ports, so a hash keeps clients at their endpoints.
-        has_hash = _BY_SOURCE.scheduler not in self.node.missing_schedulers
-        choice = _BY_SOURCE if self.service.affinity_seconds and has_hash else self.choice
-        if choice != self.choice:
-            real_servers = self._in_order(real_servers, choice)
+        choice = self.distribution.by_mark
         virtual_server = VirtualServer(mark_key(self.port.family, mark), choice.scheduler, choice.flags)
         return self._frontend(virtual_server, real_servers)
 
@@ -233,15 +225,15 @@ class _Compiler(NamedTuple):
         vips: tuple[Address, ...] = (),
         members: tuple[SetMember, ...] = (),
     ) -> Frontend:
-        drain_seconds, slow_start_seconds = self.wishes.drain_seconds, self.wishes.slow_start_seconds
+        wishes = self.distribution.wishes
+        drain_seconds, slow_start_seconds = wishes.drain_seconds, wishes.slow_start_seconds
         return Frontend(virtual_server, real_servers, vips, members, drain_seconds, slow_start_seconds)
 
-    def _real_servers(self, serving: Iterable[Endpoint]) -> _RealServers:
-        return self._in_order([RealServer(one.address, one.port) for one in serving], self.choice)
-
-    def _in_order(self, real_servers: Sequence[RealServer], choice: Choice) -> _RealServers:
-        seed = f"{self.node.name} {self.service.name} {self.port.name}"
-        return insertion_order(real_servers, SCHEDULERS[choice.scheduler], seed)
+    def _real_servers(self, serving: Sequence[Endpoint], choice: Choice) -> _RealServers:
+        node = self.node
+        unordered = distribution.real_servers(serving, choice, self.distribution.wishes, node.name, node.zone)
+        seed = f"{node.name} {self.service.name} {self.port.name}"
+        return insertion_order(unordered, SCHEDULERS[choice.scheduler], seed)
 
 
 def _restriction(service: Service, key: VirtualServerKey, node: NodeView) -> Iterator[SetMember]:

@@ -23,41 +23,37 @@ def of_port(port: ServicePort, slices: Iterable[EndpointSlice]) -> list[Endpoint
     return list(found.values())
 
 
-def in_cluster(endpoints: Sequence[Endpoint], node: str, zone: str) -> Sequence[Endpoint]:
-    """Return the endpoints of the cluster that serve clients of this node."""
-    return _serving(endpoints, node, zone, by_hints=True)
+def in_cluster(endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+    """Return the ready endpoints; where there is none, those that still serve while they terminate."""
+    return [endpoint for endpoint in endpoints if endpoint.ready] or [
+        endpoint for endpoint in endpoints if endpoint.serving and endpoint.terminating
+    ]
+
+
+def near(serving: Sequence[Endpoint], node: str, zone: str) -> Sequence[Endpoint]:
+    """Return those of the endpoints which serve that are meant for this node, else for its zone, else all.
+
+    Hints count only where every ready endpoint has one: while controllers write them, those without would get
+    no traffic at all.
+    """
+    if not serving or not serving[0].ready:
+        return serving
+    if all(endpoint.node_hints for endpoint in serving):
+        near = [endpoint for endpoint in serving if node in endpoint.node_hints]
+        if near:
+            return near
+    if zone and all(endpoint.zone_hints for endpoint in serving):
+        near = [endpoint for endpoint in serving if zone in endpoint.zone_hints]
+        if near:
+            return near
+    return serving
 
 
 def on_node(endpoints: Iterable[Endpoint], node: str) -> Sequence[Endpoint]:
     """Return the endpoints of a node that serve; hints do not count there."""
-    return _serving([endpoint for endpoint in endpoints if endpoint.node == node], node, "", by_hints=False)
+    return in_cluster([endpoint for endpoint in endpoints if endpoint.node == node])
 
 
 def maybe_on_node(endpoints: Iterable[Endpoint], node: str) -> list[Endpoint]:
     """Return the endpoints that run on a node, or of which nobody said where they run."""
     return [endpoint for endpoint in endpoints if endpoint.node in ("", node)]
-
-
-def _serving(endpoints: Sequence[Endpoint], node: str, zone: str, *, by_hints: bool) -> Sequence[Endpoint]:
-    """Return the ready endpoints; where there is none, those that still serve while they terminate."""
-    ready = [endpoint for endpoint in endpoints if endpoint.ready]
-    if ready:
-        return _near(ready, node, zone) if by_hints else ready
-    return [endpoint for endpoint in endpoints if endpoint.serving and endpoint.terminating]
-
-
-def _near(ready: Sequence[Endpoint], node: str, zone: str) -> Sequence[Endpoint]:
-    """Return the endpoints that are meant for this node, else those for its zone, else all.
-
-    Hints count only where every ready endpoint has one: while controllers write them, those without would get
-    no traffic at all.
-    """
-    if all(endpoint.node_hints for endpoint in ready):
-        near = [endpoint for endpoint in ready if node in endpoint.node_hints]
-        if near:
-            return near
-    if zone and all(endpoint.zone_hints for endpoint in ready):
-        near = [endpoint for endpoint in ready if zone in endpoint.zone_hints]
-        if near:
-            return near
-    return ready

@@ -5,69 +5,176 @@ Annotations are written by users: one that makes no sense gives what holds witho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import msgspec
 
+from ipvs_agent.addresses import Family
 from ipvs_agent.durations import parse_duration
+from ipvs_agent.model import FULL_NETMASK, Service
 from ipvs_agent.schedulers.annotations import Fault, quote
+from ipvs_agent.schedulers.weights import Weights, parse_weights
 
-DRAIN_TIMEOUT = "ipvs-agent.io/drain-timeout"
+WEIGHTS = "ipvs-agent.io/weights"
+MOST_CONNECTIONS = "ipvs-agent.io/max-connections"
+RESUME_CONNECTIONS = "ipvs-agent.io/resume-connections"
+AFFINITY_MASK = "ipvs-agent.io/affinity-mask"
+AFFINITY_SHARED = "ipvs-agent.io/affinity-shared"
 SLOW_START = "ipvs-agent.io/slow-start"
+DRAIN_TIMEOUT = "ipvs-agent.io/drain-timeout"
 
+HIGHEST_THRESHOLD = 2**31 - 1
+"""What the kernel takes (ip_vs_ctl.c)."""
+FEW_CONNECTIONS = 120
+"""A cap below this lets in less than one short connection a second, since a closed one counts for 120 s."""
 LONGEST_DRAIN = 7 * 86400.0
 """Seconds."""
 LONGEST_SLOW_START = 3600.0
 """Seconds."""
 
+_AFFINITY_MASK = re.compile(r"([0-9]{1,3})?(?:/([0-9]{1,3}))?")
+_Value = TypeVar("_Value")
+
 
 class Wishes(msgspec.Struct, frozen=True):
     """What a Service asks for."""
 
-    drain_seconds: float | None = None
-    """As Frontend's."""
+    weights: Weights | None = None
+    """None: all endpoints are alike."""
+    most_connections: int = 0
+    """By endpoint; 0: no cap."""
+    resume_connections: int = 0
+    """An endpoint that was at its cap takes connections again below this; 0: below three quarters of it."""
+    netmasks: Mapping[Family, int] = {}
+    """As VirtualServer's, of families in which clients are not to be told apart one by one."""
+    is_affinity_shared: bool = False
+    """Whether a client's endpoint is the same behind all ports."""
     slow_start_seconds: float = 0.0
     """As Frontend's."""
+    drain_seconds: float | None = None
+    """As Frontend's."""
 
 
-def read_wishes(annotations: Mapping[str, str], default: Wishes) -> tuple[Wishes, list[Fault]]:
-    """Return what annotations ask for, and what of them makes no sense.
+def read_wishes(service: Service, drain_seconds: float | None) -> tuple[Wishes, list[Fault]]:
+    """Return what a Service asks for, and what of it makes no sense.
 
-    default: what holds where they do not say otherwise.
+    drain_seconds: how long drains last at most where the Service does not say.
     """
-    if not annotations:
-        return default, []
-    reader = _Reader(annotations)
-    drain_seconds = reader.seconds(DRAIN_TIMEOUT, 0, LONGEST_DRAIN)
-    slow_start_seconds = reader.seconds(SLOW_START, 1, LONGEST_SLOW_START)
+    if not service.annotations:
+        return Wishes(drain_seconds=drain_seconds), []
+    reader = _Reader(service.annotations)
+    most, resume = _caps(reader)
+    drain = reader.read(DRAIN_TIMEOUT, lambda text: _seconds(text, 0, LONGEST_DRAIN))
     wishes = Wishes(
-        drain_seconds=default.drain_seconds if drain_seconds is None else drain_seconds,
-        slow_start_seconds=default.slow_start_seconds if slow_start_seconds is None else slow_start_seconds,
+        weights=reader.read(WEIGHTS, parse_weights),
+        most_connections=most,
+        resume_connections=resume,
+        netmasks=reader.read(AFFINITY_MASK, lambda text: _netmasks(text, service)) or {},
+        is_affinity_shared=reader.read(AFFINITY_SHARED, lambda text: _is_shared(text, service)) or False,
+        slow_start_seconds=reader.read(SLOW_START, lambda text: _seconds(text, 1, LONGEST_SLOW_START)) or 0.0,
+        drain_seconds=drain_seconds if drain is None else drain,
     )
+    if wishes.netmasks and wishes.is_affinity_shared:
+        reader.fault(AFFINITY_MASK, f"means nothing beside {AFFINITY_SHARED}, which goes by whole addresses")
     return wishes, reader.faults
 
 
 class _Reader:
-    """Reads annotations, and keeps a fault of each that makes no sense."""
+    """Reads annotations, and keeps what makes no sense."""
 
     def __init__(self, annotations: Mapping[str, str]) -> None:
         self.faults: list[Fault] = []
         self._annotations = annotations
 
-    def seconds(self, key: str, shortest: float, longest: float) -> float | None:
-        """Read a duration within bounds; None where there is none to be used."""
+    def read(self, key: str, parse: Callable[[str], _Value]) -> _Value | None:
+        """Return what an annotation says; None where it is not there or makes no sense."""
         text = self._annotations.get(key)
         if text is None:
             return None
         try:
-            return _seconds(text, shortest, longest)
+            return parse(text.strip(" "))
         except ValueError as error:
-            self.faults.append(Fault(key, str(error)))
+            self.fault(key, str(error))
             return None
+
+    def fault(self, key: str, reason: str) -> None:
+        """Say of an annotation what is wrong with it."""
+        self.faults.append(Fault(key, reason))
+
+
+def _caps(reader: _Reader) -> tuple[int, int]:
+    most = reader.read(MOST_CONNECTIONS, _connections) or 0
+    resume = reader.read(RESUME_CONNECTIONS, _connections) or 0
+    if resume and not most:
+        reader.fault(RESUME_CONNECTIONS, f"means nothing without {MOST_CONNECTIONS}")
+        resume = 0
+    if resume > most:
+        reader.fault(RESUME_CONNECTIONS, f"{resume} is more than {MOST_CONNECTIONS}, which is {most}")
+        resume = 0
+    if 0 < most < FEW_CONNECTIONS:
+        reader.fault(
+            MOST_CONNECTIONS,
+            f"{most} is few: a closed connection counts for up to two minutes, "
+            "so that short ones are let in less than once a second",
+        )
+    return most, resume
+
+
+def _connections(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= len(str(HIGHEST_THRESHOLD)):
+        number = int(text)
+        if 1 <= number <= HIGHEST_THRESHOLD:
+            return number
+    raise ValueError(f"{quote(text)} is not a number from 1 to {HIGHEST_THRESHOLD}")
+
+
+def _netmasks(text: str, service: Service) -> dict[Family, int]:
+    match = _AFFINITY_MASK.fullmatch(text)
+    if not text or match is None:
+        raise ValueError(f"{quote(text)} is not a prefix length as 24 (IPv4), /64 (IPv6) or 24/64 (both)")
+    lengths = {
+        family: int(digits)
+        for family, digits in ((Family.IPV4, match[1]), (Family.IPV6, match[2]))
+        if digits is not None
+    }
+    for family, length in lengths.items():
+        longest = 32 if family == Family.IPV4 else 128
+        if not 1 <= length <= longest:
+            raise ValueError(f"{length} is not an {_names[family]} prefix length from 1 to {longest}")
+    _need_affinity(service)
+    served = {port.family for port in service.ports}
+    if not served & lengths.keys():
+        absent = next(iter(lengths))
+        raise ValueError(f"{quote(text)} is for {_names[absent]}, which the Service does not have")
+    return {family: _netmask(family, length) for family, length in lengths.items()}
+
+
+_names = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
+
+
+def _netmask(family: Family, length: int) -> int:
+    """Return a netmask as VirtualServer has it."""
+    if length == (32 if family == Family.IPV4 else 128):
+        return FULL_NETMASK
+    return 0xFFFFFFFF << (32 - length) & 0xFFFFFFFF if family == Family.IPV4 else length
+
+
+def _is_shared(text: str, service: Service) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"{quote(text)} is not true or false")
+    if text == "true":
+        _need_affinity(service)
+    return text == "true"
+
+
+def _need_affinity(service: Service) -> None:
+    if not service.affinity_seconds:
+        raise ValueError("means nothing without sessionAffinity: ClientIP")
 
 
 def _seconds(text: str, shortest: float, longest: float) -> float:
-    text = text.strip(" ")
     if not text:
         raise ValueError("says no duration; write one such as 60s, 5m or 1h30m")
     try:

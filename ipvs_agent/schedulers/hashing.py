@@ -17,6 +17,7 @@ SH = Scheduler(
     flags=("sh-fallback", "sh-port"),
     safe_flags=ServiceFlags.SCHEDULER_1,
     table_size=_BUCKETS,
+    weight_sum=_BUCKETS,
 )
 
 DH = Scheduler(

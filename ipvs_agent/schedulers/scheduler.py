@@ -59,6 +59,8 @@ class Scheduler(msgspec.Struct, frozen=True):
     """Set as well where the configuration's ipvs.scheduler names it, for kube-proxy always sets them."""
     table_size: int = 0
     """More real servers than this are not all served; 0: any number is."""
+    weight_sum: int = 0
+    """Where the sum of weights is above this, not all are served in proportion; 0: any sum will do."""
     since: str = "2.6"
     """The kernel that first had it; all that were there in 2.6 are older than that."""
 

@@ -1,0 +1,133 @@
+"""How connections to one port of a Service are distributed: scheduler, affinity, weights and caps.
+
+What a Service asks for may not go together, or not with its endpoints or this kernel. Then something safe is
+done, the same on every node with such a kernel, and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Set
+
+import msgspec
+
+from ipvs_agent.desired.wishes import AFFINITY_SHARED, WEIGHTS, Wishes
+from ipvs_agent.model import FULL_NETMASK, Endpoint, RealServer, RealServerKey, Service, ServicePort, Skipped
+from ipvs_agent.schedulers import SCHEDULERS, Weight
+from ipvs_agent.schedulers.annotations import Choice, Fault, choose
+from ipvs_agent.schedulers.weights import fit
+
+_BY_SOURCE = Choice("sh", SCHEDULERS["sh"].safe_flags)
+_SAFE = Choice("rr", 0)
+"""For what no other scheduler can be used: it takes any number of real servers, and every kernel has it."""
+
+
+class Distribution(msgspec.Struct, frozen=True):
+    """How the virtual servers of a port distribute connections."""
+
+    choice: Choice
+    """The scheduler."""
+    by_mark: Choice
+    """That of a virtual server by mark, which cannot be persistent: it would not translate ports."""
+    affinity_seconds: int
+    """Persistence; 0: none."""
+    netmask: int
+    """Clients that persistence takes as one."""
+    wishes: Wishes
+    """What is left of the wishes: without what means nothing to the scheduler."""
+
+    @property
+    def hints_give_weights(self) -> bool:
+        """Whether hints give endpoints their weight; otherwise they keep endpoints out."""
+        return self.wishes.weights is not None and self.wishes.weights.hinted is not None
+
+
+def of_port(
+    service: Service,
+    port: ServicePort,
+    wishes: Wishes,
+    count: int,
+    default: Choice,
+    missing_schedulers: Set[str],
+) -> tuple[Distribution, list[Skipped]]:
+    """Return how the connections to a port are distributed, and what is not done as it is asked for.
+
+    count: endpoints of the port on all nodes.
+    default: the scheduler for Services that ask for no other.
+    """
+    choice, faults = choose(service.annotations, port.name, default)
+    skipped = said(service, faults)
+    is_shared = wishes.is_affinity_shared
+    if is_shared:
+        obstacle = _obstacle(_BY_SOURCE, port, count, missing_schedulers)
+        if obstacle:
+            is_shared = False
+            skipped.append(_skipped(service, f"[{AFFINITY_SHARED}]", f"{obstacle}, so it is not shared"))
+        else:
+            choice = _BY_SOURCE
+    obstacle = _obstacle(choice, port, count, missing_schedulers)
+    if obstacle:
+        choice = _SAFE if _obstacle(default, port, count, missing_schedulers) else default
+        skipped.append(_skipped(service, "", f"{obstacle}, so {choice.scheduler} is used"))
+    if wishes.weights is not None and SCHEDULERS[choice.scheduler].weight is Weight.IGNORED:
+        reason = f"weights mean nothing to {choice.scheduler}; wrr, wlc and fo are schedulers that heed them"
+        skipped.append(_skipped(service, f"[{WEIGHTS}]", reason))
+        wishes = msgspec.structs.replace(wishes, weights=None)
+    has_hash = not _obstacle(_BY_SOURCE, port, count, missing_schedulers)
+    distribution = Distribution(
+        choice=choice,
+        by_mark=_BY_SOURCE if service.affinity_seconds and has_hash else choice,
+        affinity_seconds=0 if is_shared else service.affinity_seconds,
+        netmask=wishes.netmasks.get(port.family, FULL_NETMASK),
+        wishes=wishes,
+    )
+    return distribution, skipped
+
+
+def real_servers(
+    serving: Sequence[Endpoint], choice: Choice, wishes: Wishes, node: str, zone: str
+) -> list[RealServer]:
+    """Return the real servers of a virtual server with a scheduler, in no order.
+
+    node, zone: from where they are seen.
+    """
+    upper, lower = wishes.most_connections, wishes.resume_connections
+    if wishes.weights is None:
+        return [
+            RealServer(one.address, one.port, upper_threshold=upper, lower_threshold=lower) for one in serving
+        ]
+    places = SCHEDULERS[choice.scheduler].weight_sum
+    if places:
+        # Who has to do with a place less must not depend on the order in which endpoints became known.
+        serving = sorted(serving, key=_by_address)
+    numbers = [wishes.weights.of(one, node, zone) for one in serving]
+    if places:
+        numbers = fit(numbers, places)
+    return [
+        RealServer(one.address, one.port, number, upper_threshold=upper, lower_threshold=lower)
+        for one, number in zip(serving, numbers, strict=True)
+    ]
+
+
+def _by_address(endpoint: Endpoint) -> RealServerKey:
+    return (endpoint.address, endpoint.port)
+
+
+def said(service: Service, faults: Iterable[Fault]) -> list[Skipped]:
+    """Return what is said of annotations that make no sense."""
+    return [_skipped(service, f"[{fault.annotation}]", fault.reason) for fault in faults]
+
+
+def _skipped(service: Service, annotation: str, reason: str) -> Skipped:
+    return Skipped(f"Service {service.name}", f"metadata.annotations{annotation}", reason)
+
+
+def _obstacle(choice: Choice, port: ServicePort, count: int, missing_schedulers: Set[str]) -> str:
+    """Return why a scheduler cannot be used; mostly nothing."""
+    scheduler = choice.scheduler
+    if scheduler in missing_schedulers:
+        return f"this kernel has no scheduler {scheduler}"
+    room = SCHEDULERS[scheduler].table_size
+    if room and count > room:
+        # The number of endpoints would make another Event of it whenever one comes or goes.
+        return f"{scheduler} has room for {room} endpoints and port {port.name!r} has more"
+    return ""

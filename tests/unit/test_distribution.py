@@ -1,0 +1,309 @@
+"""Compiling what Services ask for: weights, caps, masks, affinity of the whole Service, and what has no room.
+
+Pods 10.244/16, cluster IPs 10.96/12; a and b run on this node, a is in its zone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+import msgspec
+import pytest
+
+from ipvs_agent.addresses import Family, format_address
+from ipvs_agent.desired import split
+from ipvs_agent.desired.compile import NodeView, compile_service
+from ipvs_agent.model import FULL_NETMASK, Protocol, ServiceFlags
+from ipvs_agent.operations import AddRealServer, SetRealServer, SetVirtualServer
+from ipvs_agent.schedulers import SCHEDULERS, Weight
+from ipvs_agent.schedulers.annotations import Choice
+from ipvs_agent.testing.builders import endpoint, endpoint_slice, port, service
+from tests.unit.test_reconciler import Bench
+
+NODE = NodeView(name="node-a", scheduler=Choice("rr", 0), zone="east")
+A = endpoint("10.244.1.11", node="node-a", zone="east")
+B = endpoint("10.244.1.12", node="node-a", zone="west")
+C = endpoint("10.244.2.13", node="node-b", zone="east")
+D = endpoint("10.244.3.14", node="node-c", zone="west")
+HINTED = [
+    msgspec.structs.replace(one, zone_hints=(zone,))
+    for one, zone in ((A, "east"), (B, "west"), (C, "west"), (D, "north"))
+]
+MARK = split.mark_of(7, Protocol.TCP)
+FALLBACK = ServiceFlags.SCHEDULER_1
+PERSISTENT = ServiceFlags.PERSISTENT
+
+
+def compiled(*endpoints, ports=(), node=NODE, marks=(), services=(), **annotations):
+    """A plan; annotations are without their prefix, with _ for -."""
+    asked = {f"ipvs-agent.io/{key.replace('_', '-')}": value for key, value in annotations.items()}
+    fields = dict(services)
+    asking = service("shop/web", *ports, annotations=asked, **fields)
+    slices = [endpoint_slice(endpoints={one.name: endpoints for one in asking.ports})]
+    return compile_service(asking, slices, node, dict.fromkeys(asking.ports, MARK) if marks else {})
+
+
+def weights(plan, number=0):
+    """The weights behind a virtual server of a plan, by the last number of the address."""
+    return {one.address[-1]: one.weight for one in plan.frontends[number].real_servers}
+
+
+def said(plan):
+    return [f"{one.field}: {one.reason}" for one in plan.skipped]
+
+
+def many(count):
+    first = int(ipaddress.ip_address("10.244.0.1"))
+    return [endpoint(str(ipaddress.ip_address(first + number))) for number in range(count)]
+
+
+class TestWeights:
+    @pytest.mark.parametrize(
+        "name", [one.name for one in SCHEDULERS.values() if one.weight != Weight.IGNORED]
+    )
+    def test_schedulers_that_heed_them_get_them(self, name):
+        plan = compiled(A, B, C, D, scheduler=name, weights="node:node-a=10,zone=3,other=0")
+
+        assert ({11: 10, 12: 10, 13: 3, 14: 0}, []) == (weights(plan), said(plan))
+
+    @pytest.mark.parametrize(
+        "name", [one.name for one in SCHEDULERS.values() if one.weight == Weight.IGNORED]
+    )
+    def test_of_others_it_is_said_and_all_are_alike(self, name):
+        plan = compiled(A, B, C, scheduler=name, weights="local=10,other=0")
+
+        assert {11: 1, 12: 1, 13: 1} == weights(plan)
+        assert [
+            f"metadata.annotations[ipvs-agent.io/weights]: weights mean nothing to {name}; "
+            "wrr, wlc and fo are schedulers that heed them"
+        ] == said(plan)
+
+    def test_what_makes_no_sense_is_said_and_all_are_alike(self):
+        plan = compiled(A, C, scheduler="wrr", weights="local=x")
+
+        assert {11: 1, 13: 1} == weights(plan)
+        assert [
+            "metadata.annotations[ipvs-agent.io/weights]: "
+            "the weight 'x' of 'local' is not a number from 0 to 65535"
+        ] == said(plan)
+
+    def test_hints_keep_endpoints_out_unless_they_give_a_weight(self):
+        assert {11: 5} == weights(compiled(*HINTED, scheduler="wrr", weights="local=5"))
+        given = compiled(*HINTED, scheduler="wrr", weights="hinted=5,other=2")
+        assert {11: 5, 12: 2, 13: 2, 14: 2} == weights(given)
+        ignored = compiled(*HINTED, scheduler="rr", weights="hinted=5,other=2")
+        assert {11: 1} == weights(ignored)
+
+    def test_a_table_is_shared_in_proportion(self):
+        plan = compiled(A, B, C, scheduler="sh", weights="other=200")
+
+        assert {11: 85, 12: 85, 13: 85} == weights(plan)
+
+    def test_who_has_a_place_less_does_not_depend_on_who_was_heard_of_first(self):
+        behind = many(249)
+        behind[:9] = [msgspec.structs.replace(one, zone="north") for one in behind[:9]]
+        plans = [
+            compiled(*order, scheduler="sh", weights="zone:north=100") for order in (behind, behind[::-1])
+        ]
+
+        assert plans[0].frontends == plans[1].frontends
+        assert {1, 2} == {one.weight for one in plans[0].frontends[0].real_servers}
+
+    def test_behind_a_mark_the_table_of_affinity_is_heeded(self):
+        balanced = port(load_balancer_ips=["198.51.100.7"])
+        plan = compiled(
+            *(A, B, C),
+            ports=[balanced],
+            marks=[MARK],
+            services={"external_local": True, "affinity_seconds": 60},
+            scheduler="wrr",
+            weights="other=500",
+        )
+
+        assert [
+            ("wrr", {11: 500, 12: 500, 13: 500}),
+            ("wrr", {11: 500, 12: 500}),
+            ("sh", {11: 85, 12: 85, 13: 85}),
+        ] == [
+            (one.virtual_server.scheduler, weights(plan, number)) for number, one in enumerate(plan.frontends)
+        ]
+
+    def test_a_change_touches_only_what_it_changes(self):
+        def asking(text):
+            return service(annotations={"ipvs-agent.io/scheduler": "wrr", "ipvs-agent.io/weights": text})
+
+        bench = Bench().put(asking("local=5,other=1"), endpoint_slice(endpoints=[A, B, C, D]))
+        bench.list_all()
+        bench.kernel.ipvs.batches.clear()
+        bench.put(asking("local=5,other=1,node:node-c=7"))
+
+        done = [operation for batch in bench.kernel.ipvs.batches for operation in batch]
+        assert [(SetRealServer, D.address, 7)] == [
+            (type(one), one.real_server.address, one.real_server.weight) for one in done
+        ]
+
+
+class TestRoom:
+    @pytest.mark.parametrize(("name", "room"), [("sh", 256), ("dh", 256), ("mh", 4093)])
+    def test_more_endpoints_than_a_table_holds_get_the_default(self, name, room):
+        fitting, full = compiled(*many(room), scheduler=name), compiled(*many(room + 1), scheduler=name)
+
+        assert (name, []) == (fitting.frontends[0].virtual_server.scheduler, said(fitting))
+        assert ("rr", room + 1) == (
+            full.frontends[0].virtual_server.scheduler,
+            len(full.frontends[0].real_servers),
+        )
+        (line,) = said(full)
+        assert (
+            f"metadata.annotations: {name} has room for {room} endpoints and port 'http' has more, "
+            "so rr is used"
+        ) == line
+
+    def test_where_the_default_has_no_room_either_they_take_turns(self):
+        node = msgspec.structs.replace(NODE, scheduler=Choice("dh", 0))
+        plan = compiled(*many(257), node=node, scheduler="sh")
+
+        assert ("rr", 0) == (
+            plan.frontends[0].virtual_server.scheduler,
+            plan.frontends[0].virtual_server.flags,
+        )
+        assert ["metadata.annotations: sh has room for 256 endpoints and port 'http' has more, so rr is used"
+                ] == said(plan)  # fmt: skip
+
+    def test_the_default_of_the_configuration_has_no_room(self):
+        node = msgspec.structs.replace(NODE, scheduler=Choice("sh", FALLBACK))
+
+        assert "rr" == compiled(*many(257), node=node).frontends[0].virtual_server.scheduler
+
+    def test_hints_do_not_make_room(self):
+        """Or nodes would differ."""
+        near = [msgspec.structs.replace(one, zone_hints=("east",)) for one in many(10)]
+        far = [msgspec.structs.replace(one, zone_hints=("west",)) for one in many(257)[10:]]
+        plan = compiled(*near, *far, scheduler="sh")
+
+        assert ("rr", 10) == (
+            plan.frontends[0].virtual_server.scheduler,
+            len(plan.frontends[0].real_servers),
+        )
+
+    def test_behind_a_mark_affinity_needs_room(self):
+        balanced = port(load_balancer_ips=["198.51.100.7"])
+        fields = {"external_local": True, "affinity_seconds": 60}
+        plan = compiled(*many(257), ports=[balanced], marks=[MARK], services=fields)
+
+        assert ("rr", 0) == (
+            plan.frontends[-1].virtual_server.scheduler,
+            plan.frontends[-1].virtual_server.flags,
+        )
+
+
+class TestCaps:
+    def test_every_real_server_has_them(self):
+        plan = compiled(A, B, max_connections="1000", resume_connections="800")
+
+        behind = plan.frontends[0].real_servers
+        assert ({(1, 1000, 800)}, []) == (
+            {(one.weight, one.upper_threshold, one.lower_threshold) for one in behind},
+            said(plan),
+        )
+
+    def test_beside_weights_too(self):
+        plan = compiled(A, C, scheduler="wrr", weights="local=5", max_connections="1000")
+
+        assert [(5, 1000, 0), (1, 1000, 0)] == sorted(
+            (
+                (one.weight, one.upper_threshold, one.lower_threshold)
+                for one in plan.frontends[0].real_servers
+            ),
+            reverse=True,
+        )
+
+
+class TestAffinity:
+    STICKY = {"affinity_seconds": 60}  # noqa: RUF012 - nobody changes it
+    PORTS = (port(number=80, name="http"), port(number=443, name="https"))
+
+    def servers(self, plan):
+        return [
+            (one.virtual_server.scheduler, one.virtual_server.flags, one.virtual_server.timeout)
+            for one in plan.frontends
+        ]
+
+    def test_masks_are_those_of_each_family(self):
+        dual = (port(), port("fd00:10:96::80"))
+        plan = compiled(ports=dual, services=self.STICKY, affinity_mask="24/64")
+        plain = compiled(ports=dual, services=self.STICKY, affinity_mask="/48")
+
+        found = [
+            {one.virtual_server.key.family: one.virtual_server.netmask for one in each.frontends}
+            for each in (plan, plain)
+        ]
+        assert [
+            {Family.IPV4: 0xFFFFFF00, Family.IPV6: 64},
+            {Family.IPV4: FULL_NETMASK, Family.IPV6: 48},
+        ] == found
+
+    def test_of_the_whole_service_it_is_one_hash_over_one_order(self):
+        plan = compiled(
+            *(D, B, A, C), ports=self.PORTS, services=self.STICKY, affinity_shared="true", scheduler="lc"
+        )
+
+        assert ([("sh", FALLBACK, 0)] * 2, []) == (self.servers(plan), said(plan))
+        orders = {tuple(format_address(one.address) for one in each.real_servers) for each in plan.frontends}
+        assert 1 == len(orders)
+
+    def test_it_is_not_asked_for_with_false(self):
+        plan = compiled(A, ports=self.PORTS, services=self.STICKY, affinity_shared="false")
+
+        assert [("rr", PERSISTENT, 60)] * 2 == self.servers(plan)
+
+    def test_weights_count_there(self):
+        plan = compiled(
+            A, B, services=self.STICKY, affinity_shared="true", scheduler="rr", weights="zone:east=3"
+        )
+
+        assert ({11: 3, 12: 1}, []) == (weights(plan), said(plan))
+
+    @pytest.mark.parametrize(
+        ("count", "missing", "obstacle"),
+        [
+            (1, {"sh"}, "this kernel has no scheduler sh"),
+            (257, (), "sh has room for 256 endpoints and port 'http' has more"),
+        ],
+    )
+    def test_where_there_can_be_no_hash_it_is_by_port(self, count, missing, obstacle):
+        node = msgspec.structs.replace(NODE, missing_schedulers=frozenset(missing))
+        plan = compiled(*many(count), node=node, services=self.STICKY, affinity_shared="true", scheduler="lc")
+
+        assert [("lc", PERSISTENT, 60)] == self.servers(plan)
+        assert [
+            f"metadata.annotations[ipvs-agent.io/affinity-shared]: {obstacle}, so it is not shared"
+        ] == said(plan)
+
+    def test_it_comes_and_goes_with_one_change_of_each_virtual_server(self):
+        def asking(text):
+            asked = {"ipvs-agent.io/affinity-shared": text}
+            return service("shop/web", *self.PORTS, annotations=asked, affinity_seconds=60)
+
+        bench = Bench().put(asking("false"), endpoint_slice(endpoints={"http": [A], "https": [A]}))
+        bench.list_all()
+        for text in ("true", "false"):
+            bench.kernel.ipvs.batches.clear()
+            bench.put(asking(text))
+            done = [operation for batch in bench.kernel.ipvs.batches for operation in batch]
+
+            assert [SetVirtualServer] * 2 == [type(one) for one in done]
+
+
+def test_caps_are_changed_in_place():
+    def asking(**asked):
+        return service(annotations=asked)
+
+    bench = Bench().put(asking(), endpoint_slice(endpoints=[A, B]))
+    bench.list_all()
+    bench.kernel.ipvs.batches.clear()
+    bench.put(asking(**{"ipvs-agent.io/max-connections": "500"}))
+
+    done = [operation for batch in bench.kernel.ipvs.batches for operation in batch]
+    assert not any(isinstance(one, AddRealServer) for one in done)
+    assert [500] * 2 == [one.real_server.upper_threshold for one in done if isinstance(one, SetRealServer)]
