@@ -38,11 +38,12 @@ kube: machine ## run the tests against a real kube-apiserver, built at the first
 	$(PYTHON) -m tests.kube run --backend $(BACKEND) --timeout $(TIMEOUT) --env CI -- \
 		$(PYTHON) -m pytest tests/e2e $(ARGS)
 
-conformance: machine ## compare tables and packets with the real kube-proxy's; SEED=n CASES=n for random cases
+conformance: machine ## compare with the real kube-proxy; SEED=n CASES=n or CASE=n for random cases alone
 	@tools/install kube
 	$(PYTHON) -m tests.kube build
 	$(PYTHON) -m tests.kube run --backend $(BACKEND) --timeout $(TIMEOUT) --env CI -- $(PYTHON) -m pytest \
-		tests/conformance $(if $(SEED),--seed $(SEED)) $(if $(CASES),--cases $(CASES)) $(ARGS)
+		tests/conformance$(if $(SEED),/test_random.py --seed $(SEED)) $(if $(CASES),--cases $(CASES)) \
+		$(if $(CASE),--case $(CASE)) $(ARGS)
 
 nightly: ## run what takes too long for each change: all integration tests on an emulated machine
 	$(MAKE) integration BACKEND=qemu TIMEOUT=5400

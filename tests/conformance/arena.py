@@ -26,7 +26,7 @@ _TIMEOUTS = (0.8, 2.0, 3.5, 5.0)
 _MOST_TRIES = 5
 _LOOKS = (0.0, 1.0, 3.0)
 """Seconds before each look at the tables: there are more while they differ."""
-_EMPTY_LIMIT = 600.0
+NewSides = Callable[[], contextlib.AbstractContextManager[tuple[Side, Side]]]
 
 
 @dataclass
@@ -51,10 +51,15 @@ class Result:
 
 
 class Arena:
-    """Both sides, and the API server that they watch."""
+    """Both sides, and the API server that they watch.
 
-    def __init__(self, sides: tuple[Side, Side], api: Client, random_numbers: random.Random) -> None:
-        self._sides = sides
+    new_sides: starts them, for the length of a with block; close() ends it.
+    """
+
+    def __init__(self, new_sides: NewSides, api: Client, random_numbers: random.Random) -> None:
+        self._new_sides = new_sides
+        self._sides: Sequence[Side] = ()
+        self._running = contextlib.ExitStack()
         self._api = api
         self._random = random_numbers
         self._marks = itertools.count(1)
@@ -62,14 +67,16 @@ class Arena:
         self._namespaces: set[int] = set()
         self._present: Sequence[_Entry] = ()
 
+    def close(self) -> None:
+        """Stop both sides."""
+        self._running.close()
+
     def run(self, batch: Sequence[Case]) -> list[Result]:
         """Take each case through its states, all at the same time."""
         entries = [_Entry(slot, case) for slot, case in zip(cases.SLOTS, batch, strict=False)]
         assert len(entries) == len(batch), f"more than {len(cases.SLOTS)} cases"
-        self._remove_former()
+        self._begin_anew()
         self._present = entries
-        if not self._marker:
-            self._settle()  # so that the next time there is a marker that goes
         for number in range(max(len(case.states) for case in batch)):
             present = [entry for entry in entries if entry.begins(number)]
             with _timed(f"state {number} of {len(present)} cases: written"):
@@ -108,15 +115,14 @@ class Arena:
                     self._api.patch(thing, {"status": thing["status"]}, part="status")
                     applied[name] = thing
 
-    def _remove_former(self) -> None:
-        """Remove the cases that ran before; the last ones go with the machine."""
-        if self._present:
-            with _timed("all removed"):
-                for entry in self._present:
-                    self._send(entry.applied, ())
-                self._settle()
-                for side in self._sides:
-                    _wait(partial(_is_empty, side), _EMPTY_LIMIT, f"{side.name} is empty")
+    def _begin_anew(self) -> None:
+        """Have new sides; to remove what ran before would take kube-proxy much longer."""
+        with _timed("both sides started"):
+            self.close()
+            for entry in self._present:
+                self._send(entry.applied, ())
+            self._sides = self._running.enter_context(self._new_sides())
+        self._settle()  # so that the next time there is a marker that goes
 
     def _settle(self) -> None:
         """Wait until both sides have done all that was asked until now.
@@ -140,7 +146,10 @@ class Arena:
         with _timed("tables compared"):
             lists = self._compare_tables(by_slot)
         for slot, found in self._compare_calls(by_slot, lists).items():
-            by_slot[slot].result.differences += [(number, one) for one in found]
+            result = by_slot[slot].result
+            result.differences += [(number, one) for one in found]
+            for one in found:
+                print(f"case {result.case.name}, state {number}: {one}", flush=True)
 
     def _explain(self, entry: _Entry, found: Iterable[Difference]) -> list[Difference]:
         left = []
@@ -225,6 +234,7 @@ class _Entry:
         self.case = case.in_slot(slot)
         self.result = Result(self.case, case)
         self.state: tuple[Object, ...] = ()
+        self.earlier: tuple[tuple[Object, ...], ...] = ()
         self.targets: set[Target] = set()
         self.applied: dict[tuple[str, str], Object] = {}
         self.listed: tuple[Mapping[Target | str, Listed], Mapping[Target | str, Listed]] = ({}, {})
@@ -233,6 +243,7 @@ class _Entry:
         """Go to a state; tell whether there is one of this number."""
         if number >= len(self.case.states) or self.result.refusal:
             return False
+        self.earlier = self.case.states[:number]
         self.state = self.case.states[number]
         self.targets |= cases.targets(self.state)
         return True
@@ -240,7 +251,7 @@ class _Entry:
     @property
     def situation(self) -> Situation:
         """What rules may know."""
-        return Situation(self.state)
+        return Situation(self.state, self.earlier)
 
     def tries(self, target: Target, attempt: int) -> int:
         """Return how many calls see everybody who may answer; on attempts after the first, surely."""
@@ -264,10 +275,6 @@ def _by_slot(found: tables.Tables) -> dict[int, dict[Target | str, Listed]]:
         if slot is not None:
             slots.setdefault(slot, {})[address] = BOUND
     return slots
-
-
-def _is_empty(side: Side) -> bool:
-    return not any(slot in cases.SLOTS for slot in _by_slot(side.tables()))
 
 
 def _marker(number: int) -> tuple[Object, ...]:

@@ -17,10 +17,30 @@ from tests.kube.client import Client
 from tools.lab.agent import ROOT
 from tools.lab.network import CLUSTER_CIDRS
 
+FIXED_SEED = 1
+FRESH_SEED = random.SystemRandom().randrange(10**6)
+
 
 def pytest_addoption(parser):
-    parser.addoption("--seed", type=int, help="of the random cases; both of CI's by default")
-    parser.addoption("--cases", type=int, default=100, help="how many random cases")
+    parser.addoption("--seed", type=int, help="of the random cases; a fixed and a fresh one by default")
+    parser.addoption("--cases", type=int, default=100, help="how many random cases of each seed")
+    parser.addoption("--case", type=int, help="the one random case of this number")
+
+
+def pytest_report_header(config):
+    case, seeds = config.getoption("case"), " and ".join(map(str, _seeds(config)))
+    what = f"the first {config.getoption('cases')}" if case is None else f"number {case}"
+    return f"random cases: {what} of seed {seeds}"
+
+
+def pytest_generate_tests(metafunc):
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", _seeds(metafunc.config))
+
+
+def _seeds(config):
+    given = config.getoption("seed")
+    return (FIXED_SEED, FRESH_SEED) if given is None else (given,)
 
 
 def node(name, addresses, pod_cidrs, zone):
@@ -58,10 +78,13 @@ def api():
 
 @pytest.fixture(scope="session")
 def arena(api, tmp_path_factory):
-    """Both sides, running."""
-    folder = tmp_path_factory.mktemp("sides")
-    with contextlib.ExitStack() as stack:
-        both = sides.both(folder, {"clusterCIDR": ",".join(CLUSTER_CIDRS)})
-        for side in both:
-            stack.enter_context(side.running())
-        yield Arena(both, api, random.Random(0))
+    """Where cases run."""
+
+    @contextlib.contextmanager
+    def new_sides():
+        both = sides.both(tmp_path_factory.mktemp("sides"), {"clusterCIDR": ",".join(CLUSTER_CIDRS)})
+        with both[0].running(), both[1].running():
+            yield both
+
+    with contextlib.closing(Arena(new_sides, api, random.Random(0))) as arena:
+        yield arena

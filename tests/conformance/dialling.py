@@ -157,7 +157,12 @@ def _go_on(one: _Try, selector: selectors.BaseSelector) -> str | None:
         number = one.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number:
             raise OSError(number, "connect")
-        one.sock.send(_REQUESTS.get(one.call.protocol, b"who\n"))
+        try:
+            one.sock.send(_REQUESTS.get(one.call.protocol, b"who\n"))
+        except OSError as error:
+            # The node's own datagram was dropped; if by IPVS, the next is that the port is closed.
+            if error.errno != errno.EPERM:
+                raise
         one.has_asked = True
         selector.modify(one.sock, selectors.EVENT_READ, one)
         return None

@@ -35,6 +35,8 @@ class Rule:
     name: str
     reason: str
     explains: Predicate
+    is_by_chance: bool = False
+    """Whether kube-proxy differs only at times, so that no scenario can be sure to show it."""
 
 
 # --- What is removed ----------------------------------------------------------------------------------------
@@ -139,6 +141,17 @@ def _counts_one_family(difference: Difference, situation: Situation) -> bool:
     return _is_page(ours, meant) and any(_is_page(theirs, one) for numbers in families for one in numbers)
 
 
+def _has_lost_its_port(difference: Difference, situation: Situation) -> bool:
+    """The family whose server had the port is not there any more, and the other's has not tried again."""
+    where, theirs, ours = difference.where, difference.theirs, difference.ours
+    if not isinstance(where, Target) or situation.kind(where) != HEALTH:
+        return False
+    if not isinstance(theirs, Asked) or not isinstance(ours, Asked):
+        return False
+    meant = max(max(numbers) for numbers in situation.health())
+    return theirs.outcomes == {REFUSED} and _is_page(ours, meant) and situation.has_left_a_family(where)
+
+
 def _is_page(asked: Asked, number: int) -> bool:
     status = "200" if number else "503"
     return all(
@@ -146,6 +159,24 @@ def _is_page(asked: Asked, number: int) -> bool:
         and f"x-load-balancing-endpoint-weight={number};" in one
         and f'"localEndpoints":{number},' in one
         for one in asked.outcomes
+    )
+
+
+# --- Source ranges ------------------------------------------------------------------------------------------
+
+
+def _drops_before_it_refuses(difference: Difference, situation: Situation) -> bool:
+    """The node off the ranges, and nobody to serve: refused there, silent here."""
+    where, theirs, ours = difference.where, difference.theirs, difference.ours
+    return (
+        isinstance(where, Target)
+        and isinstance(theirs, Asked)
+        and isinstance(ours, Asked)
+        and difference.caller == _THE_NODE
+        and situation.is_off_range(where, NODE_ADDRESSES)
+        and not any(_theirs(where, situation))
+        and theirs.outcomes == {REFUSED}
+        and ours.outcomes == {SILENT}
     )
 
 
@@ -217,6 +248,19 @@ RULES: Sequence[Rule] = (
         "kube-proxy has a server for each family on the same port, and whoever gets it counts its own"
         " endpoints (k/k#114702, #126960)",
         _counts_one_family,
+    ),
+    Rule(
+        "health checks stay when one family goes",
+        "kube-proxy's servers of both families want the same port: when the one that has it goes, nobody"
+        " answers until the other family's next change or sync period (k/k#114702, #126960)",
+        _has_lost_its_port,
+        is_by_chance=True,
+    ),
+    Rule(
+        "source ranges come before everything",
+        "who is off the ranges is to meet silence; kube-proxy asks it of the node only behind IPVS, which has"
+        " refused by then if it has no endpoint",
+        _drops_before_it_refuses,
     ),
 )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 from tests.conformance import cases
@@ -52,9 +53,10 @@ Servers = frozenset[str]
 
 @dataclass(frozen=True)
 class Situation:
-    """A state of a case."""
+    """A state of a case, and those that it was in before."""
 
     state: tuple[Object, ...]
+    earlier: tuple[tuple[Object, ...], ...] = ()
 
     @property
     def service(self) -> Object | None:
@@ -97,6 +99,25 @@ class Situation:
             EXTERNAL: self.spec.get("externalIPs", ()),
         }
         return next((kind for kind, addresses in kinds.items() if target.address in addresses), NODE_PORT)
+
+    def has_left_a_family(self, target: Target) -> bool:
+        """Whether a health check was there before, and of a family that the Service does not have now."""
+        for state in self.earlier:
+            before = Situation(state)
+            is_fewer = set(before.spec.get("ipFamilies", ())) - set(self.spec.get("ipFamilies", ()))
+            if is_fewer and before.kind(target) == HEALTH:
+                return True
+        return False
+
+    def is_off_range(self, target: Target, addresses: Iterable[str]) -> bool:
+        """Whether a target has source ranges, and none of a client's addresses is in one of them."""
+        if self.kind(target) != LOAD_BALANCER:
+            return False
+        family = ip_address(target.address).version
+        networks = [ip_network(one) for one in self.spec.get("loadBalancerSourceRanges", ())]
+        ranges = [one for one in networks if one.version == family]
+        mine = [one for one in map(ip_address, addresses) if one.version == family]
+        return bool(ranges) and not any(one in known for one in mine for known in ranges)
 
     def readings(self, target: Target) -> list[Reading]:
         """Return what the slices may say of the endpoints behind a target; the first is how they are meant.

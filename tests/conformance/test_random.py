@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
 from tests.conformance import generator, report
 from tests.conformance.arena import batches
 from tests.conformance.shrink import shrink
 
-FIXED_SEED = 1
 BATCH = 100
-MOST_SHOWN = 2
-
-
-def pytest_generate_tests(metafunc):
-    seed = metafunc.config.getoption("seed")
-    fresh = random.SystemRandom().randrange(10**6)
-    metafunc.parametrize("seed", (FIXED_SEED, fresh) if seed is None else (seed,))
+MOST_SHRUNK = 2
 
 
 @pytest.mark.timeout(3600)
 def test_both_sides_do_the_same(arena, seed, request):
-    cases = generator.cases(seed, request.config.getoption("cases"))
+    number = request.config.getoption("case")
+    last = request.config.getoption("cases") if number is None else number + 1
+    cases = generator.cases(seed, last)[number:]
 
     failed = [
         result
@@ -34,13 +27,19 @@ def test_both_sides_do_the_same(arena, seed, request):
 
     assert not failed, "\n\n".join(
         [
-            f"{len(failed)} of {len(cases)} cases of seed {seed} fail",
-            *map(_shown, [arena] * len(failed), failed[:MOST_SHOWN]),
+            f"{len(failed)} of {len(cases)} cases of seed {seed} fail; to repeat one: {_repeat(failed[0])}",
+            *map(report.text, failed[MOST_SHRUNK:]),
+            *map(_shrunk, [arena] * len(failed), failed[:MOST_SHRUNK]),
         ]
     )
 
 
-def _shown(arena, result):
+def _repeat(result):
+    seed, number = result.case.name.split("/")
+    return f"make conformance SEED={seed} CASE={number}"
+
+
+def _shrunk(arena, result):
     def fails(cases):
         return [one.failed for one in arena.run(cases)] if cases else []
 

@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 
-from tests.conformance import cases, compare, generator, objects, tables
+from tests.conformance import cases, compare, differences, generator, objects, tables
 from tests.conformance.cases import Case, Target
+from tests.conformance.compare import Asked, Difference
 from tests.conformance.scenarios import SCENARIOS
 from tests.conformance.shrink import shrink
 from tests.conformance.situation import (
@@ -148,18 +149,73 @@ def test_a_service_of_somebody_else_has_no_addresses_here():
     assert GONE == situation.kind(Target("tcp", "10.96.1.1", 80))
 
 
+class TestRules:
+    """The rules that are easily too wide: each explains its case, and not the one beside it."""
+
+    health = Target("http", "192.0.2.1", 30039)
+    page = Asked(
+        frozenset(
+            {'503;content-type=x;x-load-balancing-endpoint-weight=0;{"localEndpoints":0,"healthy":true}'}
+        )
+    )
+
+    @pytest.mark.parametrize(
+        ("families", "is_explained"),
+        [
+            pytest.param([objects.V6], True, id="one goes"),
+            pytest.param([objects.V4, objects.V6], False, id="both stay"),
+        ],
+    )
+    def test_a_health_check_may_be_dead_when_a_family_goes(self, families, is_explained):
+        states = (_balanced(), _balanced(families=families))
+        earlier, now = Case("", states).in_slot(1).states
+        difference = Difference(self.health, "client", Asked(frozenset({"refused"})), self.page)
+
+        found = differences.explain(difference, Situation(now, (earlier,)))
+
+        assert ("health checks stay when one family goes" == found) is is_explained
+
+    @pytest.mark.parametrize(
+        ("ranges", "is_explained"),
+        [
+            pytest.param(["203.0.113.0/24"], True, id="off the ranges"),
+            pytest.param(["203.0.113.0/24", "192.0.2.0/24"], False, id="in a range"),
+            pytest.param(["2001:db8:99::/48"], False, id="ranges of the other family"),
+            pytest.param([], False, id="no ranges"),
+        ],
+    )
+    def test_the_node_may_meet_silence_off_the_ranges(self, ranges, is_explained):
+        (now,) = Case("", (_balanced(loadBalancerSourceRanges=ranges),)).in_slot(1).states
+        target = Target("tcp", "172.21.1.1", 80)
+        difference = Difference(target, "node", Asked(frozenset({"refused"})), Asked(frozenset({"silent"})))
+
+        assert bool(differences.explain(difference, Situation(now))) is is_explained
+
+
+def _balanced(**spec):
+    return (
+        objects.service(
+            type="LoadBalancer",
+            externalTrafficPolicy="Local",
+            healthCheckNodePort=19,
+            ingress=objects.BALANCER,
+            **spec,
+        ),
+    )
+
+
 class TestCompare:
     row = VirtualServer("-s rr -p 10800", frozenset({"10.244.1.11:8080 -m", "10.244.2.13:8080 -m"}))
     target = Target("tcp", "10.96.1.1", 80)
 
-    def differences(self, theirs, ours):
+    def found(self, theirs, ours):
         listed = {self.target: self.row}
         return list(
             compare.answers("client", self.target, (Counter(theirs), Counter(ours)), (listed, listed))
         )
 
     def test_with_affinity_any_server_is_the_same(self):
-        assert [] == self.differences({"a:8080 192.0.2.100"}, {"c:8080 192.0.2.100"})
+        assert [] == self.found({"a:8080 192.0.2.100"}, {"c:8080 192.0.2.100"})
 
     @pytest.mark.parametrize(
         "outcomes",
@@ -171,7 +227,7 @@ class TestCompare:
         ],
     )
     def test_with_affinity_all_else_differs(self, outcomes):
-        assert len(self.differences({"a:8080 192.0.2.100"}, outcomes)) == 1
+        assert len(self.found({"a:8080 192.0.2.100"}, outcomes)) == 1
 
     def test_with_affinity_a_pod_may_be_kept_at_a_neighbour_that_it_does_not_understand(self):
         listed, heard = {self.target: self.row}, ({"c:8080 10.244.1.11": 2}, {"silent": 2})

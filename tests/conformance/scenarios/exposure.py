@@ -69,7 +69,13 @@ SCENARIOS = (
     Case("ranges-with-the-client", ((_balancer("192.0.2.100/32", "2001:db8::100/128"), *slices("abc")),)),
     Case("ranges-with-the-node", ((_balancer("192.0.2.1/32", "2001:db8::1/128"), *slices("abc")),)),
     Case("ranges-with-pods", ((_balancer("10.244.0.0/16", "fd00:10:244::/48"), *slices("abc")),)),
-    Case("ranges-with-nobody", ((_balancer("203.0.113.0/24", "2001:db8:99::/48"), *slices("abc")),)),
+    Case(
+        "ranges-with-nobody",
+        (
+            (_balancer("203.0.113.0/24", "2001:db8:99::/48"), *slices("abc")),
+            (_balancer("203.0.113.0/24", "2001:db8:99::/48"),),
+        ),
+    ),
     Case("ranges-of-one-family", ((_balancer("192.0.2.0/24"), *slices("abc")),)),
     Case("ranges-with-everybody", ((_balancer("0.0.0.0/0", "::/0"), *slices("abc")),)),
     Case(

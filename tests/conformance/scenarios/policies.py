@@ -21,6 +21,7 @@ from tests.conformance.objects import (
 
 _ALL = (("tcp-80", 8080), ("udp-53", 8081), ("sctp-99", 9090))
 _PORTS = [port(80, "TCP", 1), port(53, "UDP", 2), port(99, "SCTP", 3)]
+_TWO_TARGETS = (("tcp-80", 8080), ("udp-53", 8081))
 _HEALTH = 19
 
 
@@ -28,6 +29,10 @@ def _local(kind: str = "NodePort", **spec: Any) -> Object:
     spec.setdefault("ports", [port(80, "TCP", 1)])
     more: Any = {"healthCheckNodePort": _HEALTH, "ingress": BALANCER} if kind == "LoadBalancer" else {}
     return service(type=kind, externalTrafficPolicy="Local", **more, **spec)
+
+
+def _inside() -> Object:
+    return service([port(80), port(53, "UDP")], internalTrafficPolicy="Local")
 
 
 SCENARIOS = (
@@ -98,6 +103,14 @@ SCENARIOS = (
             ),
         ),
     ),
+    Case(
+        "health-check-when-a-family-goes",
+        (
+            (_local("LoadBalancer"), *slices("abc")),
+            (_local("LoadBalancer", families=[V6]), *slices("abc")),
+            (_local("LoadBalancer", families=[V4]), *slices("abc")),
+        ),
+    ),
     Case("health-check-v6", ((_local("LoadBalancer", families=[V6]), *slices("ac")),)),
     Case(
         "internal-cluster",
@@ -109,9 +122,9 @@ SCENARIOS = (
     Case(
         "internal-local",
         (
-            (service(internalTrafficPolicy="Local"), *slices("abcd")),
-            (service(internalTrafficPolicy="Local"), *slices("cd")),
-            (service(internalTrafficPolicy="Local"),),
+            (_inside(), *slices("abcd", _TWO_TARGETS)),
+            (_inside(), *slices("cd", _TWO_TARGETS)),
+            (_inside(),),
         ),
     ),
     Case(
