@@ -21,8 +21,11 @@ from tests.kube.client import Client, RefusedError
 _MARKER = ("10.96.255.1", "fd00:10:96::fff1")
 _SETTLE_LIMIT = 600.0
 _POLL = 0.2
-_TIMEOUTS = (0.8, 2.0, 3.5, 5.0)
-"""Seconds that a call is given: more, and more calls, where the sides still differ."""
+_ATTEMPTS = ((0.8, 50), (2.0, 50), (3.5, 20), (5.0, 8))
+"""Seconds that a call is given, and calls at a time from one host.
+
+Where the sides still differ there are more calls and fewer at a time, so that a slow machine loses none.
+"""
 _MOST_TRIES = 5
 _LOOKS = (0.0, 1.0, 3.0)
 """Seconds before each look at the tables: there are more while they differ."""
@@ -186,9 +189,9 @@ class Arena:
             for target in sorted(entry.targets)
             for caller in (one.name for one in self._sides[0].callers)
         }
-        for attempt, timeout in enumerate(_TIMEOUTS):
+        for attempt in range(len(_ATTEMPTS)):
             with _timed(f"{len(open_calls)} pairs of client and target called"):
-                answers = [self._ask(side, by_slot, open_calls, attempt, timeout) for side in self._sides]
+                answers = [self._ask(side, by_slot, open_calls, attempt) for side in self._sides]
             differing = {}
             for slot, caller, target in open_calls:
                 entry = by_slot[slot]
@@ -210,7 +213,6 @@ class Arena:
         by_slot: Mapping[int, _Entry],
         open_calls: Iterable[tuple[int, str, Target]],
         attempt: int,
-        timeout: float,
     ) -> Mapping[tuple[int, str, Target], Mapping[str, int]]:
         callers = {caller.name: caller for caller in side.callers}
         calls: list[dialling.Call] = []
@@ -221,7 +223,7 @@ class Arena:
             calls += [call] * by_slot[slot].tries(target, attempt)
         self._random.shuffle(calls)
         answers: dict[tuple[int, str, Target], Counter[str]] = {}
-        for call, outcome in dialling.dial(calls, timeout):
+        for call, outcome in dialling.dial(calls, *_ATTEMPTS[attempt]):
             answers.setdefault(slots[call], Counter())[side.normal(outcome)] += 1
         return answers
 

@@ -34,8 +34,6 @@ _ERRORS = {
     errno.ECONNRESET: RESET,
     errno.EPIPE: RESET,
 }
-_IN_FLIGHT = 50
-"""Calls at a time from one host; more would wait for the few threads that answer them."""
 _AT_ONCE_GONE = struct.pack("ii", 1, 0)
 
 
@@ -57,8 +55,11 @@ class Call(NamedTuple):
     port: int
 
 
-def dial(calls: Iterable[Call], timeout: float) -> list[tuple[Call, str]]:
-    """Try all calls; return what each met: "NAME SOURCE" as the server said, or one of the failures."""
+def dial(calls: Iterable[Call], timeout: float, in_flight: int) -> list[tuple[Call, str]]:
+    """Try all calls; return what each met: "NAME SOURCE" as the server said, or one of the failures.
+
+    in_flight: calls at a time from one host; more than 50 would wait for the few threads that answer them.
+    """
     by_caller: dict[Caller, list[Call]] = {}
     for call in calls:
         by_caller.setdefault(call.caller, []).append(call)
@@ -68,7 +69,7 @@ def dial(calls: Iterable[Call], timeout: float) -> list[tuple[Call, str]]:
     def run(caller: Caller, share: Sequence[Call]) -> None:
         try:
             with talk.inside(caller.namespace):
-                outcomes.extend(_dial(share, timeout))
+                outcomes.extend(_dial(share, timeout, in_flight))
         except Exception as fault:  # raised again in the thread that asked
             faults.append(fault)
 
@@ -91,7 +92,7 @@ class _Try:
         self.heard = b""
 
 
-def _dial(calls: Sequence[Call], timeout: float) -> list[tuple[Call, str]]:
+def _dial(calls: Sequence[Call], timeout: float, in_flight: int) -> list[tuple[Call, str]]:
     waiting = list(reversed(calls))
     done: list[tuple[Call, str]] = []
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
@@ -105,7 +106,7 @@ def _dial(calls: Sequence[Call], timeout: float) -> list[tuple[Call, str]]:
             done.append((one.call, outcome))
 
         while waiting or tries:
-            while waiting and len(tries) < _IN_FLIGHT:
+            while waiting and len(tries) < in_flight:
                 call = waiting.pop()
                 try:
                     sock = _connecting(call)
