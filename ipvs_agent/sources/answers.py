@@ -22,6 +22,10 @@ class Nonsense(SourceError):
     """The server answers with what cannot be understood."""
 
 
+class EndedEarly(SourceError):
+    """The server ended a watch before the time that was asked for, as it does when it ends itself."""
+
+
 class Refused(SourceError):
     """The server answers, but not with what was asked for.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from ipvs_agent.sources.api_client import ApiClient
 from ipvs_agent.sources.changes import Kind, Sink
@@ -31,13 +32,14 @@ class KubeSource:
         *,
         stopping: threading.Event | None = None,
         silence: float = WATCH_SILENCE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stopping = stopping or threading.Event()
         self._clients = []
         self._threads = []
         for resource in resources(node_name):
             client = ApiClient(kubeconfig)
-            watcher = Watcher(resource, client, sink, self._stopping, silence)
+            watcher = Watcher(resource, client, sink, self._stopping, silence, clock)
             self._clients.append(client)
             self._threads.append(
                 # A daemon, because the one wait that cannot be cut short is that for a TCP connection.

@@ -15,7 +15,8 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Protocol
 
@@ -35,6 +36,8 @@ WATCH_SILENCE = 150.0
 _BATCH = 500
 """Changes of a list that are handed over at once."""
 _PAGE = 500
+_PUNCTUAL = 1.0
+"""Seconds by which a watch may end early and still have ended as asked."""
 _PATIENCE = 3
 """How often a server may answer that it has not yet caught up with what was seen before."""
 _BACKOFF = tenacity.wait_random_exponential(multiplier=1, max=30)
@@ -81,12 +84,14 @@ class Watcher:
         sink: Sink,
         stopping: threading.Event,
         silence: float = WATCH_SILENCE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._resource = resource
         self._client = client
         self._sink = sink
         self._stopping = stopping
         self._silence = silence
+        self._clock = clock
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(SourceError),
             wait=self._wait,
@@ -153,7 +158,7 @@ class Watcher:
             query["resourceVersion"] = self._seen
         listing = _Listing(self._resource.kind, self._sink)
         events = self._open_watch(query, stack)
-        with contextlib.suppress(Silence):
+        with contextlib.suppress(Silence, answers.EndedEarly):
             for event in events:
                 if event.type is not answers.EventType.BOOKMARK:
                     listing.add(self._change(event))
@@ -205,6 +210,9 @@ class Watcher:
         except Silence:
             if not heard:
                 raise
+        except answers.EndedEarly:
+            if heard:
+                raise
         if not heard:
             raise answers.Nonsense("the server ended the watch without a word")
 
@@ -214,8 +222,19 @@ class Watcher:
         # Between 5 and 10 minutes, as client-go asks: the watches of a cluster do not all end at once.
         timeout = random.randint(300, 600)  # noqa: S311 - not a secret
         query |= {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(timeout)}
+        due = self._clock() + timeout - _PUNCTUAL
         response = stack.enter_context(self._open("watch", query, self._silence))
-        return answers.events(response, self._asked("watch"))
+        return self._until(due, answers.events(response, self._asked("watch")))
+
+    def _until(self, due: float, events: Iterator[answers.Event]) -> Iterator[answers.Event]:
+        """Yield events; EndedEarly if they end before they are due to.
+
+        That is an error because errors are followed by a random pause: when a server ends, the watches of all
+        nodes do at the same moment, and they are not to come to the next one in the same moment too.
+        """
+        yield from events
+        if self._clock() < due:
+            raise answers.EndedEarly("the server ended the watch before its time")
 
     @contextlib.contextmanager
     def _open(self, verb: str, query: Query, silence: float) -> Iterator[Response]:
@@ -262,7 +281,7 @@ class Watcher:
 
     def _report(self, state: tenacity.RetryCallState) -> None:
         error = _failure(state)
-        is_routine = isinstance(error, answers.Expired)
+        is_routine = isinstance(error, (answers.Expired, answers.EndedEarly))
         if not is_routine and str(error) != str(self._trouble):
             self._sink([Trouble(self._source, str(error))])
             self._trouble = error

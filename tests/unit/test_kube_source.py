@@ -305,6 +305,32 @@ class TestWatch:
             assert "put default/b" in told.until("put default/b")
             assert [("watch", INITIAL), ("watch", {"resourceVersion": str(version)})] == queries(api)
 
+    def test_a_watch_that_ends_before_its_time_goes_on_after_a_random_moment(self, run, told):
+        with FakeApi() as api:
+            stopping = run(api, told)
+            told.until("listed ")
+            for count in range(2, 6):
+                api.put(service("a"))
+                api.end_watches(SERVICES)
+                queries(api, count=count)
+
+            assert 4 == len(set(stopping.waits))
+            assert 0 <= min(stopping.waits) <= max(stopping.waits) <= 1
+            assert [] == [text for text in told.until("listed ") if "trouble" in text]
+
+    def test_a_watch_that_ends_when_it_was_asked_to_goes_on_at_once(self, run, told):
+        now = 0.0
+        with FakeApi() as api:
+            stopping = run(api, told, clock=lambda: now)
+            told.until("listed ")
+            api.put(service("a"))
+            told.until("put default/a")
+            now = 600.0
+            api.end_watches(SERVICES)
+
+            assert 2 == len(queries(api, count=2))
+            assert [] == stopping.waits
+
     def test_a_bookmark_moves_the_version_to_go_on_from(self, run, told):
         with FakeApi() as api:
             run(api, told)
