@@ -2,7 +2,8 @@
 #
 #   make integration BACKEND=qemu           another kernel (auto, host, uml, qemu: docs/testing.md)
 #   make unit ARGS='-k drain'               arguments for pytest; a target by itself, since not all take the same
-#   make bench ARGS=change                  which benchmarks: start, change
+#   make bench ARGS=change                  which benchmarks: start, change, rolling, kube-proxy
+#   make bench ARGS='start --size 5000x50'  of which size
 
 BACKEND ?= auto
 ARGS ?=
@@ -11,12 +12,15 @@ TIMEOUT ?= 1800
 
 PYTHON := .venv/bin/python
 IN_MACHINE = $(PYTHON) -m tools.vm --backend $(BACKEND) --timeout $(TIMEOUT) --env CI --
+# Progress is shown where a person sees it, which the machine cannot tell.
+MEASURE = IPVS_AGENT_TERMINAL=$$(test -t 2 && echo yes) $(PYTHON) -m tests.kube run --backend $(BACKEND) \
+	--timeout $(TIMEOUT) --memory 4G --env CI --env IPVS_AGENT_TERMINAL --
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration kube conformance nightly launcher lint bench machine clean
+.PHONY: help demo test unit integration kube conformance nightly launcher lint bench bench-full machine clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 	@echo 'BACKEND=auto|host|uml|qemu chooses the machine (docs/testing.md).'
 	@echo 'ARGS=... goes to pytest or the benchmarks, with one target at a time.'
 
@@ -56,8 +60,14 @@ lint: .venv/stamp ## check style and types
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-bench: machine ## measure, in a machine of its own
-	$(IN_MACHINE) $(PYTHON) -m benchmarks $(ARGS)
+bench: machine ## measure beside the real kube-proxy, in a machine of its own (minutes)
+	@tools/install kube
+	$(PYTHON) -m tests.kube build
+	$(MEASURE) $(PYTHON) -m benchmarks $(ARGS)
+
+bench-full: ## measure at the largest sizes, and many agents on one API server (hours)
+	$(MAKE) bench ARGS=--full TIMEOUT=14400
+	$(PYTHON) -m benchmarks.scale
 
 clean: ## remove what the targets made
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

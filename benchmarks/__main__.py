@@ -4,22 +4,61 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
-from benchmarks import change, start, table
+from benchmarks import change, kube_proxy, rolling, sizes, start, table
+from benchmarks.sizes import Size
 
-BENCHMARKS = {"start": start.main, "change": change.main}
+
+class Sized(NamedTuple):
+    """A benchmark of clusters of several sizes."""
+
+    main: Callable[[Sequence[Size]], bool]
+    sizes: Sequence[Size]
+    """Minutes in all."""
+    large: Sequence[Size]
+    """What takes longer, or more memory."""
+
+
+SIZED: Mapping[str, Sized] = {
+    "start": Sized(start.main, start.SIZES, start.LARGE),
+    "change": Sized(change.main, change.SIZES, change.LARGE),
+    "rolling": Sized(rolling.main, rolling.SIZES, rolling.LARGE),
+    "kube-proxy": Sized(kube_proxy.main, kube_proxy.SIZES, kube_proxy.LARGE),
+}
+BENCHMARKS: Mapping[str, Callable[[], bool]] = {}
+"""Those that have one size."""
 
 
 def main() -> int:
     """Run benchmarks; return 0 if all have reached their goals."""
+    every = [*SIZED, *BENCHMARKS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure on this kernel.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{' or '.join(BENCHMARKS)}; none: all")
-    names = parser.parse_args().names or list(BENCHMARKS)
-    if unknown := [name for name in names if name not in BENCHMARKS]:
-        parser.error(f"no benchmark {', '.join(unknown)}: there are {', '.join(BENCHMARKS)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(every)}; none: all")
+    parser.add_argument("--full", action="store_true", help="the large sizes too")
+    parser.add_argument(
+        "--size",
+        type=sizes.parse,
+        action="append",
+        help="Services x endpoints of each, as 1000x10; may be repeated",
+    )
+    options = parser.parse_args()
+    names = options.names or every
+    if unknown := [name for name in names if name not in every]:
+        parser.error(f"no benchmark {', '.join(unknown)}: there are {', '.join(every)}")
     print(f"{table.machine()}\n")
-    is_reached = [BENCHMARKS[name]() for name in names]
+    is_reached = [_chosen(name, options.size, full=options.full)() for name in names]
     return 0 if all(is_reached) else 1
+
+
+def _chosen(name: str, given: Sequence[Size] | None, *, full: bool) -> Callable[[], bool]:
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    one = SIZED[name]
+    larger = [size for size in one.large if size not in one.sizes] if full else []
+    return partial(one.main, given or [*one.sizes, *larger])
 
 
 if __name__ == "__main__":

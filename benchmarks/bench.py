@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
 import subprocess
@@ -12,17 +13,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 
-from ipvs_agent.addresses import parse_network
+from benchmarks import cluster, progress
+from benchmarks.sizes import Size
+from ipvs_agent.addresses import Address, parse_network
 from ipvs_agent.desired.shim import Masquerade
 from ipvs_agent.kernel.api import Outcomes
 from ipvs_agent.kernel.node import NodeKernel
-from ipvs_agent.operations import IpvsOperation
+from ipvs_agent.operations import AddRealServer, IpvsOperation
 from ipvs_agent.reconcile.foundation import Needs
 from ipvs_agent.reconcile.messages import Stop
 from ipvs_agent.reconcile.reconciler import Reconciler
 from ipvs_agent.reconcile.settings import Settings
 from ipvs_agent.reconcile.worker import ThreadWorker
-from ipvs_agent.sources.changes import Change
+from ipvs_agent.sources.changes import Change, Kind, Listed
+from ipvs_agent.sources.decode import decode
 from tools.lab import talk
 
 _PATIENCE = 120.0
@@ -42,12 +46,35 @@ def namespace() -> Iterator[str]:
         subprocess.run(["ip", "netns", "del", name], check=True)
 
 
+@contextmanager
+def serving(size: Size) -> Iterator[AgentInProcess]:
+    """Have an agent in a namespace of its own that serves a cluster of this size, with nothing left to do."""
+    with namespace() as name:
+        agent = AgentInProcess(name)
+        said = [
+            decode(Kind(thing["kind"]), json.dumps(thing).encode())
+            for thing in progress.over(cluster.objects(*size), 2 * size.services, f"cluster of {size}")
+        ]
+        names = {kind: frozenset(one.name for one in said if one.kind is kind and one.name) for kind in Kind}
+        agent.tell([*said, *(Listed(kind, names[kind]) for kind in Kind)])
+        del said
+        agent.wait_until_serving()
+        try:
+            yield agent
+        finally:
+            agent.end()
+
+
 class AgentInProcess:
     """A reconciler on the real kernel of a namespace, which can be watched more closely than a process."""
 
     def __init__(self, name: str) -> None:
         self.applied = 0.0
         """When the last batch for IPVS was done."""
+        self.added: dict[Address, float] = {}
+        """When a real server was last added, by its address."""
+        self.busy = 0.0
+        """Seconds that its thread did not wait; a clock of CPU time misses what is over before it ticks."""
         self._is_serving = threading.Event()
         made: Future[Reconciler] = Future()
         self._thread = threading.Thread(target=self._run, args=(name, made), daemon=True)
@@ -94,7 +121,16 @@ class AgentInProcess:
         needs = Needs(masquerade=Masquerade(cluster_networks=(network,)))
         settings = Settings("node-0", sync_period=3600.0, needs=needs)  # no audit meanwhile
         # The worker's thread is made here, so that it is in the same namespace.
-        return Reconciler(kernel, background, ThreadWorker(), settings, time.monotonic)
+        reconciler = Reconciler(kernel, background, ThreadWorker(), settings, time.monotonic)
+        catch_up = reconciler.catch_up
+
+        def timed() -> None:
+            started = time.perf_counter()
+            catch_up()
+            self.busy += time.perf_counter() - started
+
+        reconciler.catch_up = timed  # type: ignore[method-assign]
+        return reconciler
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
@@ -121,6 +157,9 @@ class AgentInProcess:
         def timed(operations: Sequence[IpvsOperation]) -> Outcomes:
             outcomes = apply(operations)
             self.applied = time.perf_counter()
+            for operation in operations:
+                if isinstance(operation, AddRealServer):
+                    self.added[operation.real_server.address] = self.applied
             return outcomes
 
         kernel.ipvs.apply = timed  # type: ignore[method-assign]

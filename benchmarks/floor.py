@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from unittest import mock
 
-from ipvs_agent.kernel.netlink import Message, NetlinkSocket, Refusal
+from ipvs_agent.kernel.netlink import (
+    NETLINK_GENERIC,
+    NETLINK_NETFILTER,
+    NETLINK_ROUTE,
+    Message,
+    NetlinkSocket,
+    Refusal,
+)
+
+WHAT: Mapping[int, str] = {NETLINK_GENERIC: "ipvs", NETLINK_NETFILTER: "sets", NETLINK_ROUTE: "vips"}
+"""What the messages of each protocol are about."""
 
 
 class Recording:
@@ -28,13 +38,18 @@ class Recording:
         with mock.patch.object(NetlinkSocket, "send", send):
             yield
 
-    def replay(self) -> float:
-        """Send all of it again and return the seconds that it took; every message must be accepted."""
-        sockets = {protocol: NetlinkSocket(protocol) for protocol, _ in self.bursts}
-        started = time.perf_counter()
-        outcomes = [sockets[protocol].send(messages) for protocol, messages in self.bursts]
-        seconds = time.perf_counter() - started
-        refused = [refusal for burst in outcomes for refusal in burst if refusal is not None]
+    def replay(self) -> dict[str, float]:
+        """Send all of it again; return the seconds by what it is about. Every message must be accepted."""
+        sockets = {protocol: NetlinkSocket(protocol) for protocol in WHAT}
+        seconds = dict.fromkeys(WHAT.values(), 0.0)
+        refused: list[Refusal] = []
+        for protocol, messages in self.bursts:
+            started = time.perf_counter()
+            outcomes = sockets[protocol].send(messages)
+            seconds[WHAT[protocol]] += time.perf_counter() - started
+            refused += filter(None, outcomes)
+        for sock in sockets.values():
+            sock.close()
         if refused:
             raise RuntimeError(f"the kernel refused {len(refused)} replayed messages, first: {refused[0]}")
         return seconds

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tools.vm import cache
@@ -30,7 +31,7 @@ OLDEST_GO = (1, 24)
 """What go.mod of Kubernetes asks for."""
 
 _DEBIAN_ETCD = Path("/usr/bin/etcd")
-_FIRST_WITH_PROGRESS = {(3, 4): (3, 4, 31), (3, 5): (3, 5, 13)}
+_FIRST_WITH_PROGRESS: Mapping[tuple[int, ...], tuple[int, ...]] = {(3, 4): (3, 4, 31), (3, 5): (3, 5, 13)}
 """RequestWatchProgress in k8s.io/apiserver; of others all from 3.6."""
 
 _HERE = Path(__file__).parent

@@ -112,6 +112,10 @@ class ApiServer:
         """End the server at once."""
         _end(self._server, signal.SIGKILL)
 
+    def stop(self) -> None:
+        """Have the server end in order, as for an upgrade, and wait for that."""
+        _end(self._server, signal.SIGTERM)
+
     def pause(self) -> None:
         """Have the server keep its connections and say nothing."""
         assert self._server is not None

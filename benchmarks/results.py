@@ -1,0 +1,39 @@
+"""What was measured, kept: one line of JSON for each table, with where and when."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import table
+
+FOLDER = Path(__file__).parent / "results"
+FILE = FOLDER / "results.jsonl"
+
+Row = dict[str, Any]
+"""What was measured of one thing: plain figures by names with units; None: not measured."""
+
+
+def keep(benchmark: str, rows: Sequence[Row]) -> None:
+    """Append a line to the file, which git ignores."""
+    FOLDER.mkdir(exist_ok=True)
+    line = {
+        "benchmark": benchmark,
+        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": table.machine(),
+        "load": os.getloadavg()[0],
+        "rows": rows,
+    }
+    with FILE.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read(path: Path = FILE) -> Iterator[dict[str, Any]]:
+    """Yield all lines, oldest first."""
+    with path.open() as file:
+        for line in file:
+            yield json.loads(line)

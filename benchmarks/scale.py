@@ -1,0 +1,309 @@
+"""Many agents on one real API server, through restarts of it: what they ask for, and how they come back.
+
+    python -m benchmarks.scale --agents 100 --size 1000x10
+
+No kernel is needed, for of each agent there is only its source, which holds the same watches whatever is done
+with what it says. The sources run in a few processes, the server beside them, on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from multiprocessing.queues import Queue
+from pathlib import Path
+from queue import Empty
+from typing import Any, NamedTuple
+from unittest import mock
+from urllib.parse import parse_qs, urlsplit
+
+from benchmarks import api, progress, results, sizes, table
+from benchmarks.sizes import Size
+from ipvs_agent.sources.api_client import ApiClient
+from ipvs_agent.sources.changes import Change, Kind, Listed, Put
+from ipvs_agent.sources.kube import KubeSource
+from tests.kube.client import Client
+from tests.kube.server import AGENT, ApiServer
+
+_PATIENCE = 600.0
+_AWAY = 20.0
+"""Seconds that the server is away: the pauses between attempts have grown by then."""
+_METRIC = re.compile(r"^(\w+)(?:\{(.*)\})? ([\d.e+-]+)$", re.MULTILINE)
+
+
+class Said(NamedTuple):
+    """What an agent did or learnt, and when."""
+
+    agent: int
+    what: str
+    """A request ("list services", "watch from a version services", ...), "listed KIND" or "saw NAME"."""
+    at: float
+
+
+class Phase(NamedTuple):
+    """What happened from some moment on."""
+
+    name: str
+    ready: float
+    """When the server was ready."""
+    said: list[Said]
+    metrics: dict[str, float]
+
+
+class Crowd:
+    """The agents, in processes of their own; what they say arrives in one queue."""
+
+    def __init__(self, server: ApiServer, agents: int, processes: int, folder: Path) -> None:
+        self.agents = agents
+        kubeconfig = folder / "kubeconfig"
+        kubeconfig.write_text(json.dumps(server.kubeconfig(AGENT)))
+        context = multiprocessing.get_context("spawn")  # a fork would take the threads' locks along
+        self._said: Queue[Said] = context.Queue()
+        self._processes = [
+            context.Process(
+                target=_be_agents,
+                args=(range(first, agents, processes), str(kubeconfig), self._said),
+                daemon=True,
+            )
+            for first in range(processes)
+        ]
+
+    def start(self) -> None:
+        """Start all agents at about the same time."""
+        for process in self._processes:
+            process.start()
+
+    def end(self) -> None:
+        """End all processes."""
+        for process in self._processes:
+            process.terminate()
+            process.join()
+
+    def hear(self, enough: Callable[[Sequence[Said]], bool]) -> list[Said]:
+        """Collect what is said until it is enough."""
+        heard: list[Said] = []
+        deadline = time.monotonic() + _PATIENCE
+        while not enough(heard):
+            try:
+                heard.append(self._said.get(timeout=1.0))
+            except Empty:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"not within {_PATIENCE:g} s; {len(heard)} things were said") from None
+        return heard
+
+    def drain(self) -> None:
+        """Drop what has been said until now."""
+        while True:
+            try:
+                self._said.get(timeout=1.0)
+            except Empty:
+                return
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the simulation."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--agents", type=int, default=100)
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--size", type=sizes.parse, default=Size(1000, 10))
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder, ApiServer() as server:
+        with server.client() as client:
+            api.prepare(client, "node-0", "192.0.2.1")
+            api.grow(client, 0, options.size)
+        server.wait_until_allowed(AGENT, "/api/v1/services")
+        crowd = Crowd(server, options.agents, options.processes, Path(folder))
+        try:
+            phases = _phases(server, crowd)
+        finally:
+            crowd.end()
+    _show(options, phases)
+    return 0
+
+
+def _phases(server: ApiServer, crowd: Crowd) -> list[Phase]:
+    phases = []
+    with server.client() as client:
+        progress.say("all agents start")
+        before, begin = _metrics(client), time.monotonic()
+        crowd.start()
+        said = crowd.hear(partial(_all_listed, crowd.agents))
+        phases.append(Phase("all start at once", begin, said, _difference(_metrics(client), before)))
+
+        before, begin = _metrics(client), time.monotonic()
+        client.create(_marker("one-change"))
+        said = crowd.hear(partial(_all_saw, crowd.agents, "one-change"))
+        time.sleep(1.0)  # the server counts what it sent a moment later
+        phases.append(Phase("one Service is created", begin, said, _difference(_metrics(client), before)))
+    for name, end in (("after the server was killed", server.kill), ("after it ended in order", server.stop)):
+        progress.say(f"the server is away for {_AWAY:g} s")
+        crowd.drain()
+        end()
+        time.sleep(_AWAY)
+        crowd.drain()
+        server.start()
+        ready = time.monotonic()
+        with server.client() as client:
+            marker = f"marker-{len(phases)}"
+            client.create(_marker(marker))
+            progress.say("the agents come back")
+            said = crowd.hear(partial(_all_saw, crowd.agents, marker))
+            time.sleep(2.0)
+            phases.append(Phase(name, ready, said, _metrics(client)))
+    progress.say("")
+    return phases
+
+
+def _marker(name: str) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "bench"}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [{"port": 80}]}}
+
+
+def _all_listed(agents: int, said: Sequence[Said]) -> bool:
+    return sum(one.what.startswith("listed ") for one in said[-1:]) > 0 and (
+        len({(one.agent, one.what) for one in said if one.what.startswith("listed ")}) == agents * len(Kind)
+    )
+
+
+def _all_saw(agents: int, marker: str, said: Sequence[Said]) -> bool:
+    return (
+        bool(said)
+        and said[-1].what == f"saw {marker}"
+        and (len({one.agent for one in said if one.what == f"saw {marker}"}) == agents)
+    )
+
+
+# --- The agents ---------------------------------------------------------------------------------------------
+
+
+def _be_agents(numbers: Sequence[int], kubeconfig: str, said: Queue[Said]) -> None:
+    send = ApiClient._send
+    owners: dict[int, int] = {}
+
+    def watched(client: ApiClient, url: str, body: bytes | None) -> Any:
+        said.put(Said(owners[id(client)], request_name(url), time.monotonic()))
+        return send(client, url, body)
+
+    with mock.patch.object(ApiClient, "_send", watched):
+        for number in numbers:
+            source = KubeSource(kubeconfig, "node-0", partial(_note, number, said))
+            owners.update(dict.fromkeys(map(id, source._clients), number))
+            source.start()
+        while True:
+            time.sleep(3600.0)
+
+
+def request_name(url: str) -> str:
+    """Say in a few words what a URL asks for."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query)
+    verb = "list"
+    if "watch" in query:
+        verb = "WatchList" if "sendInitialEvents" in query else "watch from a version"
+    return f"{verb} {parts.path.rpartition('/')[2]}"
+
+
+def _note(agent: int, said: Queue[Said], changes: Sequence[Change]) -> None:
+    for change in changes:
+        if isinstance(change, Listed):
+            said.put(Said(agent, f"listed {change.kind.value}", time.monotonic()))
+        elif (
+            isinstance(change, Put)
+            and change.kind is Kind.SERVICE
+            and change.name.name.startswith(("m", "o"))
+        ):
+            said.put(Said(agent, f"saw {change.name.name}", time.monotonic()))
+
+
+# --- The server ---------------------------------------------------------------------------------------------
+
+
+def _metrics(client: Client) -> dict[str, float]:
+    """Return the server's own counts that matter here; it forgets them when it ends."""
+    counts: defaultdict[str, float] = defaultdict(float)
+    for name, labels, value in _METRIC.findall(client.get("/metrics", parse=False).decode()):
+        by = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        number = float(value)
+        match name:
+            case "process_cpu_seconds_total":
+                counts["server CPU s"] += number
+            case "process_resident_memory_bytes":
+                counts["server MB"] += number / 1e6
+            case "etcd_request_duration_seconds_count" if by["operation"] == "list":
+                counts["lists from etcd"] += number
+            case "apiserver_watch_events_sizes_sum":
+                counts["MB of events"] += number / 1e6
+            case "apiserver_longrunning_requests" if by.get("verb") == "WATCH" and by.get("version") == "v1":
+                if by["resource"] in ("services", "endpointslices", "nodes"):
+                    counts["open watches"] += number
+    return dict(counts)
+
+
+def _difference(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    stays = ("server MB", "open watches")
+    return {name: value if name in stays else value - before.get(name, 0.0) for name, value in after.items()}
+
+
+# --- What came of it ----------------------------------------------------------------------------------------
+
+
+def _show(options: argparse.Namespace, phases: Sequence[Phase]) -> None:
+    rows = [_row(phase, options) for phase in phases]
+    print(f"{table.machine()}, 1-minute load {os.getloadavg()[0]:.1f}\n")
+    heads = [name for name in rows[0] if name not in ("agents", "size", "requests", "per_second")]
+    table.show(
+        f"{options.agents} agents on one kube-apiserver with {options.size} (seconds from when it was ready)",
+        ("", *(str(row["phase"]) for row in rows)),
+        [(head, *(_text(row[head]) for row in rows)) for head in heads if head != "phase"],
+    )
+    for row in rows:
+        print(f"{row['phase']}: requests: {row['requests'] or 'none'}; in each second: {row['per_second']}")
+    results.keep("scale", rows)
+
+
+def _row(phase: Phase, options: argparse.Namespace) -> results.Row:
+    requests = [one for one in phase.said if not one.what.startswith(("saw ", "listed "))]
+    caught_up = _first_of_each(
+        [one for one in phase.said if one.what.startswith(("saw ", "listed Endp"))], phase.ready
+    )
+    seconds = Counter(int(one.at - phase.ready) for one in requests if one.at >= phase.ready)
+    return {
+        "phase": phase.name,
+        "agents": options.agents,
+        "size": str(options.size),
+        "requests": dict(Counter(one.what for one in requests)),
+        "per_second": [seconds[number] for number in range(max(seconds, default=-1) + 1)],
+        "caught up, first": min(caught_up),
+        "caught up, median": statistics.median(caught_up),
+        "caught up, last": max(caught_up),
+        "requests of an agent": len(requests) / options.agents,
+        "most requests in a second": max(seconds.values(), default=0),
+        **phase.metrics,
+    }
+
+
+def _first_of_each(said: Sequence[Said], since: float) -> list[float]:
+    first: dict[int, float] = {}
+    for one in said:
+        first.setdefault(one.agent, one.at - since)
+    return list(first.values())
+
+
+def _text(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 100 or figure == int(figure) else f"{figure:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
