@@ -31,6 +31,7 @@ from ipvs_agent.operations import (
     SetRealServer,
     SetVirtualServer,
 )
+from ipvs_agent.schedulers import fills_table
 
 
 class Held(msgspec.Struct):
@@ -39,6 +40,13 @@ class Held(msgspec.Struct):
     virtual_server: VirtualServer
     real_servers: dict[RealServerKey, RealServer]
     """In the order in which they were added."""
+
+
+def are_alike(one: Held | None, other: Held | None) -> bool:
+    """Tell whether two virtual servers are the same, in the order of real servers too where that counts."""
+    if one is None or other is None or one != other:
+        return one is other
+    return not fills_table(one.virtual_server.scheduler) or [*one.real_servers] == [*other.real_servers]
 
 
 class Achieved:

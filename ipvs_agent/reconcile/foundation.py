@@ -25,9 +25,10 @@ _MODULES = (
     "xt_set",
 )
 _WISHED = ("ip_vs_sh",)  # for virtual servers by mark of Services with session affinity
-_SYSCTLS = {
+EXPIRE_NODEST_CONN = "net/ipv4/vs/expire_nodest_conn"
+SYSCTLS: Mapping[str, str] = {
     "net/ipv4/vs/conntrack": "1",  # or POSTROUTING could not masquerade what IPVS sends
-    "net/ipv4/vs/expire_nodest_conn": "1",  # flows of a removed real server move at once
+    EXPIRE_NODEST_CONN: "1",  # flows of a removed real server move at once
     "net/ipv4/vs/expire_quiescent_template": "1",  # affinity does not hold clients to a drained one
     "net/ipv4/ip_forward": "1",
 }
@@ -71,7 +72,7 @@ def lay(kernel: Kernel, needs: Needs, before: Ground | None = None) -> Ground:
     if before is None:
         kernel.modules.try_to_load(*_WISHED)
     missing_modules = frozenset(name for name in _WISHED if not kernel.modules.has(name))
-    for name, value in (_SYSCTLS | (_STRICT_ARP if needs.strict_arp else {})).items():
+    for name, value in {**SYSCTLS, **(_STRICT_ARP if needs.strict_arp else {})}.items():
         kernel.sysctls.write(name, value)
     kernel.vips.ensure_link()
     working, refusals = kernel.iptables.families(), dict(kernel.iptables.refusals())

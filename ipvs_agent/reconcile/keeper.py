@@ -21,12 +21,13 @@ from ipvs_agent.operations import (
     SetVirtualServer,
 )
 from ipvs_agent.reconcile import audit, diff, drift, growth
-from ipvs_agent.reconcile.achieved import Achieved
+from ipvs_agent.reconcile.achieved import Achieved, Held, are_alike
 from ipvs_agent.reconcile.audit import Tables, TableSlice
 from ipvs_agent.reconcile.claims import FOREIGN, Claims, Key
 from ipvs_agent.reconcile.drains import Drains
 from ipvs_agent.reconcile.executor import Failure, WaitingError, execute, key_of
 from ipvs_agent.reconcile.pacing import Pacing
+from ipvs_agent.reconcile.rebuild import Rebuilds
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.timers import AuditDue, Retry, Timers
 from ipvs_agent.reconcile.unserved import Unserved
@@ -68,6 +69,7 @@ class Keeper:
         """Those of them that another failing one held back: they go on as soon as one succeeds."""
         self._drains = Drains(kernel, self.claims, self.achieved, timers, report, clock)
         self._pacing = Pacing(timers, clock)
+        self.rebuilds = Rebuilds(kernel, self.claims, self.achieved, timers, report, clock)
         self._foreign: set[VirtualServerKey] = set()
 
     @property
@@ -106,6 +108,7 @@ class Keeper:
         self._report.applied(services, operations, len(failures), self._clock() - started)
         if self.may_remove:
             self._drains.watch(keys)
+            self.rebuilds.watch(keys)
         self._note(keys, failures)
         self._new_datagram_servers += (
             operation.virtual_server.key
@@ -242,6 +245,13 @@ class Keeper:
         """Remove draining real servers that have lost their last connection."""
         self.bring(self._drains.check(key))
 
+    def rebuild(self, *, may_begin: bool) -> None:
+        """Put real servers in order where that is due; what was refused is brought to where it should be."""
+        refused = self.rebuilds.step(may_begin=may_begin)
+        for key in refused:
+            self._reread(key)
+        self.bring(dict.fromkeys(refused))
+
     def end_drains(self) -> None:
         """Look at every drain at once, for a process that will not be there later."""
         for key in self._drains.under_way():
@@ -291,7 +301,8 @@ class Keeper:
         suspects = [
             key
             for key, real_servers in table.items()
-            if (held := self.achieved.virtual_servers.get(key)) and held.real_servers != real_servers
+            if (held := self.achieved.virtual_servers.get(key))
+            and not are_alike(held, Held(held.virtual_server, real_servers))
         ]
         changed = self._reread_all(suspects)
         self._report.drifted(len(changed))
@@ -314,7 +325,7 @@ class Keeper:
             return False
         else:
             self.achieved.observe(key, found, behind)
-        return self.achieved.virtual_servers.get(key) != held
+        return not are_alike(self.achieved.virtual_servers.get(key), held)
 
     def _exists(self, key: VirtualServerKey) -> bool:
         try:

@@ -42,7 +42,16 @@ from ipvs_agent.reconcile.older_flows import OlderFlows
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.settings import Settings, is_touched, needs_now, node_view
-from ipvs_agent.reconcile.timers import AuditDue, DrainCheck, FlowsDue, Retry, SchedulerTurn, Task, Timers
+from ipvs_agent.reconcile.timers import (
+    AuditDue,
+    DrainCheck,
+    FlowsDue,
+    RebuildDue,
+    Retry,
+    SchedulerTurn,
+    Task,
+    Timers,
+)
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.worker import Worker
 from ipvs_agent.sources.changes import Change, Kind, Trouble
@@ -50,6 +59,8 @@ from ipvs_agent.sources.store import API_SERVER, Store
 
 _ROUND = 500
 """Services that one round compiles; what comes meanwhile waits for no more than that."""
+_FOUNDATION_WAITS = 0.5
+"""Seconds until it is looked again whether the foundation may be laid."""
 
 _NOBODY = Outlets()
 
@@ -91,6 +102,7 @@ class Reconciler:
         self._own_addresses: frozenset[Address] = frozenset()
         self._troubles: dict[str, str] = {}
         self._is_auditing = False
+        self._is_laying = False
         self._audits = 0
         self._failed_audits = 0
         self._is_stopping = False
@@ -113,6 +125,7 @@ class Reconciler:
         while not self._is_stopping:
             self._wait()
             self.catch_up()
+        self._keeper.rebuilds.release()
 
     def run_once(self) -> bool:
         """Bring the kernel to what the sources say now; return whether all of it was achieved."""
@@ -121,12 +134,17 @@ class Reconciler:
             self._wait()
             self.catch_up()
         self._older_flows.forget()
-        while self._older_flows.are_being_forgotten and not self._is_stopping:
+        while not self._is_stopping and self._has_more_to_do():
             self._wait()
             self.catch_up()
+        self._keeper.rebuilds.release()
         self._keeper.end_drains()
         is_failing = self._keeper.is_failing or self._older_flows.failures > 0
         return self._keeper.may_remove and not is_failing and not self._troubles
+
+    def _has_more_to_do(self) -> bool:
+        """Tell whether something is under way that does not wait for connections to end."""
+        return self._older_flows.are_being_forgotten or self._keeper.rebuilds.is_pending
 
     def _is_done(self) -> bool:
         return self._keeper.may_remove and not self._is_at_work() and not self._lags_behind_node()
@@ -206,6 +224,8 @@ class Reconciler:
             self._keeper.retry(task.key)
         elif isinstance(task, DrainCheck):
             self._keeper.check_drain(task.key)
+        elif isinstance(task, RebuildDue):
+            self._keeper.rebuild(may_begin=not self._is_laying)
         elif isinstance(task, FlowsDue):
             self._older_flows.forget()
         elif isinstance(task, SchedulerTurn):
@@ -324,8 +344,10 @@ class Reconciler:
     # --- Audit ----------------------------------------------------------------------------------------------
 
     def _start_audit(self) -> None:
-        if not self._is_auditing:
-            self._is_auditing = True
+        if self._keeper.rebuilds.holds_expiry:  # which laying the foundation would end
+            self._timers.add(self._clock() + _FOUNDATION_WAITS, AuditDue())
+        elif not self._is_auditing:
+            self._is_auditing = self._is_laying = True
             # Until the Node says what the rules depend on, those of an agent before this one stay.
             needs = (
                 self._needs()
@@ -347,6 +369,7 @@ class Reconciler:
             self._worker.submit(lay_and_read)
 
     def _on_laid(self, laid: Laid) -> None:
+        self._is_laying = False
         is_first = self._ground is None
         self._keeper.capacities.update(laid.ground.capacities)
         if is_first:
@@ -391,6 +414,7 @@ class Reconciler:
         self._schedule_audit(0.0 if self._lags_behind_node() else self._settings.sync_period)
 
     def _on_audit_failed(self, error: KernelError) -> None:
+        self._is_laying = False
         self._failed_audits += 1
         delay = self._keeper.backoff(self._failed_audits)
         self._report.not_ready(error, delay)

@@ -90,6 +90,15 @@ class Report:
         if before is None and ground.missing_modules:
             logger.warning(event("modules are missing", modules=", ".join(sorted(ground.missing_modules))))
 
+    def put_in_order(self, moved: int, failures: int, seconds: float) -> None:
+        """Say how many real servers were deleted and added again."""
+        text = "real servers put in the scheduler's order"
+        logger.info(event(text, moved=moved, failed=failures, ms=seconds * 1000))
+
+    def not_in_order(self, error: KernelError) -> None:
+        """Say why real servers stay in an order that is not the scheduler's, or flows outlive theirs."""
+        logger.warning(event("real servers cannot be put in the scheduler's order", error=error))
+
     def still_draining(self, virtual_servers: int) -> None:
         """Say that connections keep what nobody asks for any more."""
         if virtual_servers:

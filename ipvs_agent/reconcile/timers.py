@@ -24,6 +24,10 @@ class DrainCheck(msgspec.Struct, frozen=True):
     key: VirtualServerKey
 
 
+class RebuildDue(msgspec.Struct, frozen=True):
+    """Put real servers in order, where that was needed for long enough."""
+
+
 class AuditDue(msgspec.Struct, frozen=True):
     """Read the kernel back, unless another audit has come since the one of that number was planned."""
 
@@ -39,7 +43,7 @@ class SchedulerTurn(msgspec.Struct, frozen=True):
     """Give the next virtual server the scheduler that it waits for."""
 
 
-Task = Retry | DrainCheck | AuditDue | FlowsDue | SchedulerTurn
+Task = Retry | DrainCheck | RebuildDue | AuditDue | FlowsDue | SchedulerTurn
 
 
 class Timers:

@@ -16,7 +16,7 @@ from ipvs_agent.schedulers import (
 from ipvs_agent.schedulers.guess import closest
 from ipvs_agent.schedulers.scheduler import FLAG_BITS, PLAIN_FLAGS, Order, Scheduler, Weight
 
-__all__ = ["SCHEDULERS", "Order", "Scheduler", "Weight", "configured", "flag_names", "nearest"]
+__all__ = ["SCHEDULERS", "Order", "Scheduler", "Weight", "configured", "fills_table", "flag_names", "nearest"]
 
 SCHEDULERS: Mapping[str, Scheduler] = {
     scheduler.name: scheduler
@@ -45,6 +45,11 @@ def flag_names(scheduler: str, flags: int) -> list[str]:
     own = SCHEDULERS[scheduler].flags if scheduler in SCHEDULERS else ()
     names = own + PLAIN_FLAGS[len(own) :]
     return [name for name, bit in zip(names, FLAG_BITS, strict=True) if flags & bit]
+
+
+def fills_table(scheduler: str) -> bool:
+    """Tell whether the order of the real servers decides which client gets which, by a scheduler's name."""
+    return scheduler in SCHEDULERS and SCHEDULERS[scheduler].order is Order.CANONICAL
 
 
 def nearest(name: str) -> str:

@@ -40,10 +40,11 @@ class Bench:
         self.kernel = kernel or FakeKernel()
         self.inner = inner or self.kernel
         self.now = 1000.0
+        self.worker = InlineWorker()
         self.reconciler = Reconciler(
             self.kernel,
             self.kernel,
-            InlineWorker(),
+            self.worker,
             Settings("node-a", **({"sync_period": 30} | settings)),
             lambda: self.now,
             outlets or Outlets(),

@@ -1,0 +1,399 @@
+"""Real servers that are put in order: which are moved, when, and what becomes of their connections."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+
+from ipvs_agent.addresses import format_address
+from ipvs_agent.model import Frontend, Protocol, VirtualServer
+from ipvs_agent.operations import AddRealServer, DeleteRealServer, SetRealServer
+from ipvs_agent.reconcile.achieved import Held
+from ipvs_agent.reconcile.messages import Stop
+from ipvs_agent.reconcile.rebuild import misplaced
+from ipvs_agent.testing.builders import endpoint, endpoint_slice, key, name, port, real_server, service
+from ipvs_agent.testing.fake_kernel import FakeKernel
+from ipvs_agent.testing.faulty import FaultyKernel
+from tests.unit.benches import connect, refuse
+from tests.unit.test_reconciler import VIP, Bench
+
+EXPIRE = "net/ipv4/vs/expire_nodest_conn"
+PODS = [endpoint(f"10.244.1.{number}") for number in range(10, 20)]
+A, B, C, D = PODS[:4]
+
+
+def serving(*endpoints, scheduler="mh", kernel=None, **options):
+    """A bench that serves a Service over these endpoints."""
+    bench = Bench(kernel, **options)
+    bench.put(hashed(scheduler), endpoint_slice(endpoints=endpoints))
+    return bench.list_all()
+
+
+def hashed(scheduler="mh", *ports):
+    return service("shop/web", *ports, annotations={"ipvs-agent.io/scheduler": scheduler})
+
+
+def order(bench, of=VIP):
+    """The addresses of the real servers in the order in which they were added."""
+    listed = bench.inner.ipvs.real_servers(of)
+    return [format_address(one.real_server.address) for one in reversed(listed)]
+
+
+def addresses(*endpoints):
+    return [format_address(one.address) for one in endpoints]
+
+
+def moves(bench):
+    """The messages that the kernel got since it was asked last, those that say who is there or not."""
+    batches, bench.inner.ipvs.batches = bench.inner.ipvs.batches, []
+    listed = [operation for batch in batches for operation in batch]
+    return [str(one) for one in listed if isinstance(one, AddRealServer | DeleteRealServer)]
+
+
+def written(bench):
+    return [value for name, value in bench.inner.sysctls.written if name == EXPIRE]
+
+
+class TestMisplaced:
+    @pytest.mark.parametrize(
+        ("wanted", "held", "moved"),
+        [
+            ("", "", ""),
+            ("abc", "abc", ""),
+            ("abc", "acb", "c"),
+            ("abc", "cab", "c"),
+            ("abc", "bac", "bc"),
+            ("abc", "bca", "bc"),
+            ("abc", "cba", "bc"),
+            ("abcd", "abdc", "d"),
+            ("abcd", "acbd", "cd"),
+            ("abc", "xaybzc", ""),
+            ("abc", "xcyazb", "c"),
+            ("abcd", "db", "d"),
+            ("ab", "", ""),
+        ],
+    )
+    def test_what_is_not_a_beginning_of_the_order_is_moved(self, wanted, held, moved):
+        servers = {name: real_server(f"10.244.0.{ord(name)}:80") for name in "abcdxyz"}
+        virtual_server = VirtualServer(VIP, "sh")
+        frontend = Frontend(virtual_server, tuple(servers[name] for name in wanted), (), ())
+        holding = Held(virtual_server, {servers[name].endpoint: servers[name] for name in held})
+
+        assert [servers[name] for name in moved] == misplaced(frontend, holding)
+
+    @pytest.mark.parametrize("scheduler", ["rr", "fo", "", "unheard-of"])
+    def test_nothing_is_moved_where_the_list_fills_no_table(self, scheduler):
+        one, other = real_server("10.244.0.1:80"), real_server("10.244.0.2:80")
+        virtual_server = VirtualServer(VIP, scheduler)
+        holding = Held(virtual_server, {each.endpoint: each for each in (other, one)})
+
+        assert [] == misplaced(Frontend(virtual_server, (one, other), (), ()), holding)
+
+
+def test_what_is_added_at_once_is_added_in_order():
+    bench = serving(C, A, D, B)
+
+    assert addresses(A, B, C, D) == order(bench)
+    moves(bench)
+    bench.pass_time(10)
+    assert ([], "1") == (moves(bench), bench.inner.sysctls.values[EXPIRE])
+
+
+def test_an_addition_moves_only_what_belongs_before_it_in_the_list():
+    bench = serving(A, B, D)
+    bench.put(endpoint_slice(endpoints=[A, B, C, D]))
+    moves(bench)
+    bench.pass_time(5)
+
+    assert addresses(A, B, C, D) == order(bench)
+    assert [
+        "ipvsadm -d -t 10.96.0.80:80 -r 10.244.1.13:8080",
+        "ipvsadm -a -t 10.96.0.80:80 -r 10.244.1.13:8080 -m -w 1",
+    ] == moves(bench)
+
+
+def test_flows_do_not_expire_from_some_time_before_the_burst_until_it_is_done():
+    bench = serving(B, C)
+    seen = []
+    apply = bench.kernel.ipvs.apply
+
+    def applying(batch):
+        seen.extend(bench.kernel.sysctls.values[EXPIRE] for one in batch if isinstance(one, DeleteRealServer))
+        return apply(batch)
+
+    bench.kernel.ipvs.apply = applying
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    bench.inner.sysctls.written.clear()
+    bench.now += 2.0
+    bench.settle()
+    assert (addresses(B, C, A), "0") == (order(bench), bench.inner.sysctls.values[EXPIRE])
+    bench.now += 0.5
+    bench.settle()
+
+    assert addresses(A, B, C) == order(bench)
+    assert (["0", "0"], ["0", "1"]) == (seen, written(bench))
+
+
+def test_what_becomes_due_meanwhile_does_not_hasten_the_burst():
+    bench = serving(B, C)
+    other = hashed("sh", port("10.96.0.90"))
+    bench.put(msgspec.structs.replace(other, name=name("shop/other")))
+    bench.put(endpoint_slice("shop/other", [B, C]))
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    bench.now += 0.2
+    bench.put(endpoint_slice("shop/other", [A, B, C]))
+    bench.now += 1.8
+    bench.settle()
+    bench.now += 0.2
+    bench.settle()
+    assert addresses(B, C, A) == order(bench) == order(bench, key("10.96.0.90:80"))
+    bench.now += 0.3
+    bench.settle()
+
+    assert addresses(A, B, C) == order(bench) == order(bench, key("10.96.0.90:80"))
+
+
+def test_a_disorder_that_ends_by_itself_is_left_alone():
+    bench = serving(B, C)
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    bench.inner.sysctls.written.clear()
+    bench.put(endpoint_slice(endpoints=[B, C])).pass_time(10)
+
+    assert [] == written(bench)
+
+
+def test_connections_are_kept():
+    bench = serving(B, C)
+    connect(bench, VIP, B, 7)
+    connect(bench, VIP, C, 8)
+    bench.put(endpoint_slice(endpoints=[A, B, C])).pass_time(5)
+
+    assert [(A, 0), (B, 7), (C, 8)] == [
+        (endpoint(format_address(one.real_server.address)), one.active)
+        for one in reversed(bench.inner.ipvs.real_servers(VIP))
+    ]
+
+
+def test_a_draining_one_stays_where_it_is():
+    bench = serving(A, B, C)
+    connect(bench, VIP, B)
+    bench.put(endpoint_slice(endpoints=[A, C])).pass_time(5)
+    bench.put(endpoint_slice(endpoints=[C, D])).pass_time(5)
+    moves(bench)
+    bench.pass_time(10)
+
+    assert addresses(B, C, D) == order(bench)
+    assert [] == moves(bench)
+    assert {"10.244.1.11:8080": 0, "10.244.1.12:8080": 1, "10.244.1.13:8080": 1} == bench.tables()[str(VIP)]
+
+
+def test_changes_that_do_not_end_are_not_waited_for_longer_than_half_a_minute():
+    bench = serving(B, C)
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    for number in range(29):
+        bench.put(endpoint_slice(endpoints=[A, B, C, PODS[4 + number % 2]])).pass_time(1)
+        assert addresses(B, C, A) == order(bench)[:3]
+    for number in range(4):
+        bench.put(endpoint_slice(endpoints=[A, B, C, PODS[4 + number % 2]])).pass_time(1)
+
+    assert addresses(A, B, C) == order(bench)[:3]
+    assert "1" == bench.inner.sysctls.values[EXPIRE]
+
+
+def test_many_are_moved_in_several_bursts():
+    pods = [endpoint(f"10.244.{number // 200}.{number % 200 + 1}") for number in range(601)]
+    bench = serving(*pods[1:])
+    bench.inner.ipvs.batches.clear()
+    bench.put(endpoint_slice(endpoints=pods)).pass_time(5)
+
+    assert addresses(*pods) == order(bench)
+    assert [1, 512, 512, 176] == [len(batch) for batch in bench.inner.ipvs.batches]
+
+
+def test_what_an_agent_before_left_in_disorder_is_put_in_order():
+    bench = serving(B, C)
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    assert addresses(B, C, A) == order(bench)
+    bench.inner.sysctls.values[EXPIRE] = "0"  # it was killed before its burst
+    after = serving(A, B, C, kernel=bench.kernel)
+
+    assert "1" == bench.inner.sysctls.values[EXPIRE]
+    after.pass_time(5)
+    assert addresses(A, B, C) == order(after)
+
+
+def test_what_an_agent_before_left_in_order_is_left_alone():
+    bench = serving(A, B, C)
+    moves(bench)
+    bench.inner.sysctls.written.clear()
+    serving(C, B, A, kernel=bench.kernel).pass_time(10)
+
+    assert ([], []) == (moves(bench), written(bench))
+
+
+def test_a_change_to_a_scheduler_that_fills_a_table_puts_them_in_order():
+    bench = serving(*PODS, scheduler="rr")
+    assert addresses(*PODS) != order(bench)
+    bench.put(hashed("sh")).pass_time(5)
+
+    assert addresses(*PODS) == order(bench)
+
+
+def test_datagrams_are_balanced_in_order_too():
+    bench = Bench()
+    bench.put(hashed("sh", port(protocol=Protocol.UDP)), endpoint_slice(endpoints=[B, C])).list_all()
+    bench.put(endpoint_slice(endpoints=[A, B, C])).pass_time(5)
+
+    assert addresses(A, B, C) == order(bench, key("10.96.0.80:80", Protocol.UDP))
+
+
+def test_a_weight_that_others_changed_meanwhile_is_made_good_and_kept():
+    bench = serving(B, C)
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    bench.inner.ipvs.apply([SetRealServer(VIP, real_server("10.244.1.11:8080", weight=9))])
+    bench.pass_time(40)
+
+    assert addresses(A, B, C) == order(bench)
+    assert {1} == set(bench.tables()[str(VIP)].values())
+
+
+def test_an_order_that_others_changed_is_found_by_the_audit():
+    bench = serving(A, B, C)
+    again = real_server("10.244.1.10:8080")
+    bench.inner.ipvs.apply([DeleteRealServer(VIP, *again.endpoint), AddRealServer(VIP, again)])
+    assert addresses(B, C, A) == order(bench)
+    bench.pass_time(40)
+
+    assert addresses(A, B, C) == order(bench)
+
+
+def test_an_order_that_does_not_count_is_no_drift(caplog):
+    bench = serving(A, B, C, scheduler="rr")
+    first = bench.inner.ipvs.real_servers(VIP)[-1].real_server
+    bench.inner.ipvs.apply([DeleteRealServer(VIP, *first.endpoint), AddRealServer(VIP, first)])
+    moves(bench)
+    bench.pass_time(40)
+
+    assert [] == moves(bench)
+    assert "changed by others" not in caplog.text
+
+
+def test_one_that_cannot_come_back_is_tried_again():
+    bench = serving(B, C)
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    heal = refuse(bench.kernel.ipvs, lambda operation: isinstance(operation, AddRealServer))
+    bench.pass_time(5)
+    assert addresses(A) == order(bench)
+    assert "1" == bench.inner.sysctls.values[EXPIRE]
+    heal()
+    bench.pass_time(30)
+
+    assert addresses(A, B, C) == order(bench)
+
+
+def test_one_that_cannot_be_deleted_stays_and_is_tried_again():
+    bench = serving(B, C)
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    heal = refuse(bench.kernel.ipvs, lambda operation: isinstance(operation, DeleteRealServer))
+    bench.pass_time(5)
+    assert addresses(B, C, A) == order(bench)
+    heal()
+    bench.pass_time(10)
+
+    assert addresses(A, B, C) == order(bench)
+
+
+def test_nothing_is_moved_where_flows_would_expire(caplog):
+    bench = serving(B, C)
+    moves(bench)
+    bench.inner.sysctls.read_only = True
+    bench.put(endpoint_slice(endpoints=[A, B, C])).pass_time(100)
+
+    assert addresses(B, C, A) == order(bench)
+    assert 1 == len(moves(bench))
+    assert 1 == caplog.text.count("cannot be put in the scheduler's order")
+    bench.inner.sysctls.read_only = False
+    bench.pass_time(40)
+    assert addresses(A, B, C) == order(bench)
+
+
+def test_flows_expire_again_even_if_that_is_refused_at_first():
+    bench = serving(B, C)
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    bench.now += 2
+    bench.settle()
+    assert "0" == bench.inner.sysctls.values[EXPIRE]
+    bench.inner.sysctls.read_only = True
+    bench.now += 1
+    bench.settle()
+    assert (addresses(A, B, C), "0") == (order(bench), bench.inner.sysctls.values[EXPIRE])
+    bench.inner.sysctls.read_only = False
+    bench.pass_time(2)
+
+    assert "1" == bench.inner.sysctls.values[EXPIRE]
+
+
+def test_the_foundation_is_not_laid_between_the_end_of_expiry_and_the_burst():
+    bench = serving(B, C)
+    bench.now += 27.9
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    bench.now += 2
+    bench.settle()
+    bench.inner.sysctls.written.clear()
+    bench.now += 0.2  # the audit is due now
+    bench.settle()
+    assert [] == written(bench)
+    bench.inner.vips.remove_link()
+    bench.pass_time(2)
+
+    assert addresses(A, B, C) == order(bench)
+    assert ["1"] == written(bench)
+    assert bench.inner.vips.link_is_ours()
+
+
+def test_the_end_of_expiry_waits_for_the_foundation():
+    jobs = []
+    bench = serving(B, C)
+    bench.worker.submit = jobs.append
+    bench.now += 29
+    bench.put(endpoint_slice(endpoints=[A, B, C])).pass_time(10)
+    assert (addresses(B, C, A), "1") == (order(bench), bench.inner.sysctls.values[EXPIRE])
+    while jobs:
+        jobs.pop()()
+        bench.settle()
+    bench.pass_time(3)
+
+    assert addresses(A, B, C) == order(bench)
+
+
+def test_an_agent_that_ends_lets_flows_expire():
+    bench = serving(B, C)
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    bench.now += 2
+    bench.settle()
+    assert "0" == bench.inner.sysctls.values[EXPIRE]
+    bench.reconciler.tell(Stop())
+    bench.reconciler.run()
+
+    assert "1" == bench.inner.sysctls.values[EXPIRE]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_fails_and_changes_all_nodes_end_with_one_order(seed):
+    rng = random.Random(seed)
+    inner = FakeKernel()
+    faulty = FaultyKernel(inner, rng, rate=0.0)
+    bench = Bench(faulty, inner)
+    bench.put(hashed("mh"), endpoint_slice(endpoints=PODS)).list_all()
+    for _ in range(30):
+        faulty.rate = rng.choice([0.0, 0.2])
+        chosen = rng.sample(PODS, rng.randint(1, len(PODS)))
+        bench.put(hashed(rng.choice(["mh", "sh", "dh"])), endpoint_slice(endpoints=chosen))
+        bench.pass_time(rng.choice([0, 1, 3, 6]))
+    faulty.rate = 0.0
+    bench.put(hashed("mh"), endpoint_slice(endpoints=PODS[2:8])).pass_time(90)
+
+    assert addresses(*PODS[2:8]) == order(bench)
+    assert "1" == inner.sysctls.values[EXPIRE]
