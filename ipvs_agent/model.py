@@ -370,6 +370,13 @@ class ServicePlan(msgspec.Struct, frozen=True):
     skipped: tuple[Skipped, ...] = ()
 
 
+def format_netmask(virtual_server: VirtualServer) -> str:
+    """Render the netmask of a virtual server: as an address, or as a prefix length for IPv6."""
+    if virtual_server.key.family == Family.IPV6:
+        return str(virtual_server.netmask)
+    return format_address(Address(virtual_server.netmask.to_bytes(4)))
+
+
 def format_endpoint(address: Address, port: int) -> str:
     """Render ADDRESS:PORT, with brackets around an IPv6 address."""
     text = format_address(address)

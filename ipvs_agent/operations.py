@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
-from ipvs_agent.addresses import Address, Family, format_address
+from ipvs_agent.addresses import Address, format_address
 from ipvs_agent.model import (
     FULL_NETMASK,
     ForwardingMethod,
@@ -22,6 +22,7 @@ from ipvs_agent.model import (
     VirtualServer,
     VirtualServerKey,
     format_endpoint,
+    format_netmask,
 )
 from ipvs_agent.schedulers import flag_names
 
@@ -185,7 +186,7 @@ def _virtual_server(virtual_server: VirtualServer) -> str:
     if virtual_server.flags & ServiceFlags.PERSISTENT:
         words += ["-p", str(virtual_server.timeout)]
         if virtual_server.netmask != FULL_NETMASK:
-            words += ["-M", _netmask(virtual_server)]
+            words += ["-M", format_netmask(virtual_server)]
         if virtual_server.persistence_engine:
             words += ["--pe", virtual_server.persistence_engine]
     if virtual_server.flags & ServiceFlags.ONE_PACKET:
@@ -194,12 +195,6 @@ def _virtual_server(virtual_server: VirtualServer) -> str:
     if names:
         words += ["-b", ",".join(names)]
     return " ".join(words)
-
-
-def _netmask(virtual_server: VirtualServer) -> str:
-    if virtual_server.key.family == Family.IPV6:
-        return str(virtual_server.netmask)
-    return format_address(Address(virtual_server.netmask.to_bytes(4)))
 
 
 def _real_server(real_server: RealServer) -> str:

@@ -1,4 +1,4 @@
-"""ipvs-agent status: the kernel's table, as ipvsadm lists it."""
+"""ipvs-agent status: the kernel's table, as ipvsadm lists it or as JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import functools
 import sys
+
+import msgspec
 
 from ipvs_agent.addresses import Family, parse_address
 from ipvs_agent.errors import ConfigError, MissingModule, NotFound
@@ -15,7 +17,7 @@ from ipvs_agent.model import Protocol, VirtualServerKey, address_key, mark_key
 from ipvs_agent.serve import notes as notes_file
 from ipvs_agent.status import RENDERERS, notes
 from ipvs_agent.status.listing import Listing
-from ipvs_agent.status.order import sort_entries, sort_real_servers
+from ipvs_agent.status.order import sort_entries
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,7 +26,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "status",
         help="show the kernel's virtual servers, as ipvsadm does",
         description="Show the virtual servers of this network namespace, whoever made them, in the format of"
-        " ipvsadm -Ln.",
+        " ipvsadm -Ln or as JSON.",
     )
     parser.add_argument("-L", "-l", "--list", action="store_true", help="as ipvsadm: what status always does")
     parser.add_argument("-n", "--numeric", action="store_true", help="as ipvsadm: what status always does")
@@ -53,8 +55,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "-o",
         "--output",
-        choices=("wide",),
-        help="wide: then the Services that the agent here does not serve as they ask",
+        choices=("wide", "json"),
+        help="wide: then the Services that the agent here does not serve as they ask; json: that and all that"
+        " the kernel says, with a fingerprint of each virtual server, by which nodes can be compared",
     )
     parser.set_defaults(handler=run)
 
@@ -63,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the listing and return the exit status; 1 where the wanted virtual server is not there."""
     if arguments.ipv6 and not arguments.mark:
         raise ConfigError("-6 goes with -f MARK; an address says its family itself")
-    if arguments.output and (arguments.key or arguments.mark):
+    if arguments.output == "wide" and (arguments.key or arguments.mark):
         raise ConfigError("-o wide is for the whole table, not for one virtual server")
     key = arguments.key
     if arguments.mark:
@@ -77,18 +80,27 @@ def run(arguments: argparse.Namespace) -> int:
     except MissingModule as error:
         print(f"ipvs-agent: {error}", file=sys.stderr)
         return 2
-    sys.stdout.write(RENDERERS["default"](listing))
+    if arguments.output and key is None:
+        listing = msgspec.structs.replace(listing, notes=_notes())
+    if arguments.output == "json":
+        sys.stdout.write(RENDERERS["json"](listing))
+        return 0
+    sys.stdout.write(RENDERERS["default"](_as_ipvsadm_sorts(listing)))
     if arguments.output == "wide":
-        sys.stdout.write(_notes())
+        sys.stdout.write(notes.render(listing.notes or {}))
     return 0
 
 
-def _notes() -> str:
+def _notes() -> notes.Notes | None:
     try:
-        return notes.render(notes_file.read(notes_file.PATH))
+        return notes_file.read(notes_file.PATH)
     except notes_file.NotesError as error:
         print(f"ipvs-agent: no notes of the agent: {error}", file=sys.stderr)
-        return ""
+        return None
+
+
+def _as_ipvsadm_sorts(listing: Listing) -> Listing:
+    return msgspec.structs.replace(listing, entries=sort_entries(listing.entries))
 
 
 def _all(ipvs: Ipvs) -> Listing:
@@ -96,11 +108,11 @@ def _all(ipvs: Ipvs) -> Listing:
         (observed, ipvs.real_servers(observed.virtual_server.key)) for observed in ipvs.virtual_servers()
     ]
     info = ipvs.info()
-    return Listing(sort_entries(entries), info.version, info.connection_table_size)
+    return Listing(entries, info.version, info.connection_table_size)
 
 
 def _one(ipvs: Ipvs, key: VirtualServerKey) -> Listing:
-    return Listing([(ipvs.virtual_server(key), sort_real_servers(ipvs.real_servers(key)))])
+    return Listing([(ipvs.virtual_server(key), ipvs.real_servers(key))])
 
 
 def _key(protocol: Protocol, text: str) -> VirtualServerKey:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ipvs_agent.addresses import Address, Family, format_address
+from ipvs_agent.addresses import Family
 from ipvs_agent.model import (
     FULL_NETMASK,
     ForwardingMethod,
@@ -14,6 +14,7 @@ from ipvs_agent.model import (
     VirtualServer,
     VirtualServerKey,
     format_endpoint,
+    format_netmask,
 )
 from ipvs_agent.schedulers import flag_names
 from ipvs_agent.status.listing import Listing
@@ -55,7 +56,7 @@ def _virtual_server(virtual_server: VirtualServer) -> str:
     if virtual_server.flags & ServiceFlags.PERSISTENT:
         words += ["persistent", str(virtual_server.timeout)]
         if virtual_server.netmask != FULL_NETMASK:
-            words += ["mask", _netmask(virtual_server)]
+            words += ["mask", format_netmask(virtual_server)]
         if virtual_server.persistence_engine:
             words += ["pe", virtual_server.persistence_engine]
     if virtual_server.flags & ServiceFlags.ONE_PACKET:
@@ -69,12 +70,6 @@ def _name(key: VirtualServerKey) -> str:
         mark = key.mark - (1 << 32 if key.mark >= 1 << 31 else 0)
         return f"FWM  {mark}" + (" IPv6" if key.family == Family.IPV6 else "")
     return f"{Protocol(key.protocol).name:<4} {format_endpoint(key.address, key.port)}"
-
-
-def _netmask(virtual_server: VirtualServer) -> str:
-    if virtual_server.key.family == Family.IPV6:
-        return str(virtual_server.netmask)
-    return format_address(Address(virtual_server.netmask.to_bytes(4)))
 
 
 def _real_server(observed: ObservedRealServer) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import pytest
 
@@ -8,9 +9,20 @@ from ipvs_agent import cli
 from ipvs_agent.addresses import Family, parse_address
 from ipvs_agent.cli import status
 from ipvs_agent.errors import MissingModule, PermissionDenied
-from ipvs_agent.model import ObjectName, Protocol, RealServer, VirtualServer, address_key, mark_key
-from ipvs_agent.operations import AddRealServer, AddVirtualServer
+from ipvs_agent.model import (
+    Counters,
+    ForwardingMethod,
+    ObjectName,
+    Protocol,
+    RealServer,
+    ServiceFlags,
+    VirtualServer,
+    address_key,
+    mark_key,
+)
+from ipvs_agent.operations import AddRealServer, AddVirtualServer, DeleteRealServer
 from ipvs_agent.serve import notes
+from ipvs_agent.status.fingerprint import fingerprint
 from ipvs_agent.testing.fake_ipvs import FakeIpvs
 
 WEB = address_key(Protocol.TCP, parse_address("10.96.0.1"), 80)
@@ -63,16 +75,18 @@ FWM  77 IPv6 rr
     assert ipvs.closed
 
 
+@pytest.fixture
+def agent(tmp_path, monkeypatch):
+    """The agent's notes, which are nowhere until they are flushed."""
+    monkeypatch.setattr(notes, "PATH", tmp_path / "notes.json")
+    warnings = []
+    with contextlib.closing(notes.Notes(notes.PATH, warnings.append)) as agent:
+        yield agent
+    assert [] == warnings
+
+
 class TestWide:
     TAKEN = "192.0.2.1:80/TCP is taken by default/older"
-
-    @pytest.fixture
-    def agent(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(notes, "PATH", tmp_path / "notes.json")
-        warnings = []
-        with contextlib.closing(notes.Notes(notes.PATH, warnings.append)) as agent:
-            yield agent
-        assert [] == warnings
 
     @pytest.mark.parametrize("words", [["-o", "wide"], ["-Ln", "--output", "wide"]])
     def test_the_listing_and_then_what_is_not_served_as_asked(self, ipvs, agent, capsys, words):
@@ -104,6 +118,109 @@ class TestWide:
         assert cli.main(["status", "-o", "wide", *words]) == 2
 
         assert "-o wide is for the whole table" in capsys.readouterr().err
+
+
+class TestJson:
+    NO_TRAFFIC = dict.fromkeys(
+        (
+            *("connections", "packetsIn", "packetsOut", "bytesIn", "bytesOut", "connectionsRate"),
+            *("packetsInRate", "packetsOutRate", "bytesInRate", "bytesOutRate"),
+        ),
+        0,
+    )
+
+    def read(self, capsys, *words):
+        return json.loads(out_of(capsys, "-o", "json", *words))
+
+    def test_a_virtual_server_with_all_that_the_kernel_says(self, ipvs, capsys):
+        key = address_key(Protocol.TCP, parse_address("10.96.0.1"), 81)
+        flags = ServiceFlags.PERSISTENT | ServiceFlags.SCHEDULER_1
+        virtual_server = VirtualServer(key, "sh", flags, 60, 0xFFFFFF00)
+        ipvs.apply([AddVirtualServer(virtual_server)])
+        ipvs.apply([AddRealServer(key, RealServer(POD, 8080, 5, 0, 100, 80))])
+        ipvs.apply([AddRealServer(key, RealServer(POD, 8079, 0, ForwardingMethod.DIRECT))])
+        ipvs.set_connections(key, (POD, 8080), active=3, inactive=4, persistent=5)
+        ipvs.set_counters(key, Counters(1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
+        (listed,) = self.read(capsys, "-t", "10.96.0.1:81")["virtualServers"]
+
+        assert {
+            "family": "IPv4",
+            "protocol": "TCP",
+            "address": "10.96.0.1",
+            "port": 81,
+            "mark": None,
+            "scheduler": "sh",
+            "flags": ["sh-fallback"],
+            "onePacket": False,
+            "persistence": {"seconds": 60, "netmask": "255.255.255.0", "engine": None},
+            "fingerprint": fingerprint(virtual_server, ipvs.real_servers(key)),
+            "draining": ["10.244.0.1:8079"],
+            "counters": dict(zip(self.NO_TRAFFIC, range(1, 11), strict=True)),
+            "realServers": [
+                {
+                    "address": "10.244.0.1",
+                    "port": 8079,
+                    "method": "direct",
+                    "weight": 0,
+                    "upperThreshold": 0,
+                    "lowerThreshold": 0,
+                    "activeConnections": 0,
+                    "inactiveConnections": 0,
+                    "persistentConnections": 0,
+                    "counters": self.NO_TRAFFIC,
+                },
+                {
+                    "address": "10.244.0.1",
+                    "port": 8080,
+                    "method": "masquerade",
+                    "weight": 5,
+                    "upperThreshold": 100,
+                    "lowerThreshold": 80,
+                    "activeConnections": 3,
+                    "inactiveConnections": 4,
+                    "persistentConnections": 5,
+                    "counters": self.NO_TRAFFIC,
+                },
+            ],
+        } == listed
+
+    def test_the_whole_table_is_sorted_and_says_what_is_not_served(self, ipvs, agent, capsys):
+        agent.replace(ObjectName("default", "web"), ("one", "two"))
+        agent.flush()
+        document = self.read(capsys)
+
+        assert {"version": "1.2.1", "connectionTableSize": 4096} == document["ipvs"]
+        assert {"default/web": ["one", "two"]} == document["notServedAsAsked"]
+        assert [
+            ("IPv4", "TCP", "10.96.0.1", 80, None),
+            ("IPv4", "SCTP", "10.96.0.3", 38412, None),
+            ("IPv6", None, None, None, 77),
+            ("IPv6", "UDP", "fd00:10:96::a", 53, None),
+        ] == [
+            (each["family"], each["protocol"], each["address"], each["port"], each["mark"])
+            for each in document["virtualServers"]
+        ]
+
+    def test_real_servers_stand_in_the_kernels_order(self, ipvs, agent, capsys):
+        agent.flush()
+        web = self.read(capsys)["virtualServers"][0]
+        ipvs.apply([DeleteRealServer(WEB, POD, 8081), AddRealServer(WEB, RealServer(POD, 8081))])
+        again = self.read(capsys)["virtualServers"][0]
+
+        assert [8080, 8081] == [each["port"] for each in web["realServers"]]
+        assert [8081, 8080] == [each["port"] for each in again["realServers"]]
+
+    def test_without_an_agent_nobody_says_what_is_not_served(self, ipvs, agent, capsys):
+        assert cli.main(["status", "-o", "json"]) == 0
+        out, err = capsys.readouterr()
+
+        assert json.loads(out)["notServedAsAsked"] is None
+        assert f"ipvs-agent: no notes of the agent: {notes.PATH}: No such file or directory\n" == err
+
+    def test_a_missing_virtual_server_is_no_empty_document(self, ipvs, capsys):
+        assert cli.main(["status", "-o", "json", "-t", "10.96.0.9:80"]) == 1
+
+        assert ("", "No such service\n") == capsys.readouterr()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""A short text that two virtual servers share when they choose alike, on whichever nodes they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from ipvs_agent.model import ObservedRealServer, RealServer, ServiceFlags, VirtualServer, format_endpoint
+from ipvs_agent.schedulers import SCHEDULERS, Order
+
+_DIGITS = 16
+
+
+def fingerprint(virtual_server: VirtualServer, table: Iterable[ObservedRealServer]) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of what decides where new connections go.
+
+    table: the real servers in the kernel's order. Those of weight 0 do not count, so that nodes can be
+    compared while one of them drains; nor does the address, so that a node port has one on all nodes.
+    """
+    settled = [observed.real_server for observed in table if observed.real_server.weight]
+    lines = [_head(virtual_server)]
+    lines += (
+        f"{format_endpoint(server.address, server.port)} {server.weight}"
+        for server in _as_it_counts(virtual_server.scheduler, settled)
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:_DIGITS]
+
+
+def _head(virtual_server: VirtualServer) -> str:
+    persistence = virtual_server.timeout if virtual_server.flags & ServiceFlags.PERSISTENT else 0
+    return f"{virtual_server.scheduler or 'none'} {virtual_server.flags:#x} {persistence}"
+
+
+def _as_it_counts(scheduler: str, real_servers: Sequence[RealServer]) -> Sequence[RealServer]:
+    """Return the real servers in an order that differs only where the scheduler makes a difference of it."""
+    order = SCHEDULERS[scheduler].order if scheduler in SCHEDULERS else Order.SPREAD
+    match order:
+        case Order.CANONICAL:
+            return real_servers
+        case Order.TIES:
+            return sorted(real_servers, key=lambda server: -server.weight)  # equal ones stay in their order
+        case Order.SPREAD:
+            return sorted(real_servers)
