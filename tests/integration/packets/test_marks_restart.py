@@ -71,8 +71,8 @@ def test_marks_stay_with_their_services_over_a_death(node, lab, agent_log):
     for stock in KEPT:
         for family in (4, 6):
             node.wait_for_answer(lab.b, talk.TCP, stock.balancer(family), 80)
-    # From a host of its own: IPVS takes the answers to one for those to the other where a client uses one port
-    # for two addresses that lead to the same real server.
+    # From a host of its own: where a client uses a port for two addresses that lead to the same real server,
+    # IPVS takes the answers to one for those to the other.
     asking = [Asking(lab.b, KEPT[0].balancer(family)) for family in (4, 6)]
     with contextlib.ExitStack() as stack:
         held = [
