@@ -1,7 +1,8 @@
 """When a real server that takes no new connections may go, and what stays up for those that it has.
 
 An established connection holds its real server. Others (TIME_WAIT and the like, but also a half-closed
-transfer, which the kernel counts among them) hold it while its packet counters still move.
+transfer, which the kernel counts among them) hold it while its packet counters still move. Where the Service
+or the configuration sets a limit, nothing holds it longer than that.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from ipvs_agent.model import Frontend, ObservedRealServer, RealServerKey, Virtua
 from ipvs_agent.operations import DeleteRealServer
 from ipvs_agent.reconcile.achieved import Achieved, Held
 
-FIRST_CHECK = 1.0
+FIRST_CHECK = 0.25
 """Seconds from the start of a drain until it is looked at."""
-_SLOWEST_CHECK = 10.0
+_SLOWEST_CHECK = 4.0
+"""Seconds from one look to the next at most, so that with those for which all is to stand still a real server
+is gone within 10 seconds after its last connection has closed."""
 PATIENCE_BEHIND_MARK = 3600.0
 """Seconds for which an address stays for connections behind a mark that other addresses have too: IPVS does
 not say on which of them a connection came in."""
@@ -30,8 +33,24 @@ class Progress(msgspec.Struct):
     """What was seen of the draining real servers of one virtual server."""
 
     started: float
+    last_began: float
+    """When the last one of them began to drain, as far as this process knows."""
+    due: float
+    """When to look next."""
+    began: dict[RealServerKey, float] = {}
     packets: dict[RealServerKey, tuple[int, float]] = {}
     """Packets of each, and since when that number stands."""
+    closing: set[RealServerKey] = set()
+    """Those that had no established connection at the last look."""
+
+    def follow(self, leaving: set[RealServerKey], now: float) -> None:
+        """Take note of those that have begun to drain, and forget those that do so no more."""
+        for endpoint in self.began.keys() - leaving:
+            del self.began[endpoint]
+            self.packets.pop(endpoint, None)
+            self.closing.discard(endpoint)
+        for endpoint in leaving - self.began.keys():
+            self.began[endpoint] = self.last_began = now
 
     def finished(self, observed: Iterable[ObservedRealServer], now: float) -> Iterator[RealServerKey]:
         """Yield those of the observed draining real servers that may go."""
@@ -43,12 +62,30 @@ class Progress(msgspec.Struct):
                 since = now
             self.packets[endpoint] = (packets, since)
             is_still = now - since >= _STILL
-            if not server.active and (not server.inactive or is_still):
+            if server.active:
+                self.closing.discard(endpoint)
+            elif not server.inactive or is_still:
                 yield endpoint
+            else:
+                self.closing.add(endpoint)
 
-    def next_check(self, now: float) -> float:
-        """Return when to look again: often at first, seldom at connections that stay for hours."""
-        return now + min(_SLOWEST_CHECK, max(FIRST_CHECK, (now - self.started) / 4))
+    def overdue(self, now: float, limit: float | None) -> set[RealServerKey]:
+        """Return those that have drained for so many seconds; None: for ever, so none of them."""
+        if limit is None:
+            return set()
+        return {endpoint for endpoint, began in self.began.items() if now - began >= limit}
+
+    def next_check(self, now: float, limit: float | None) -> float:
+        """Return when to look again: often at first, seldom at connections that stay for hours.
+
+        Never late for one that may go when it has stood still for long enough, or has come to its limit.
+        """
+        regular = now + min(_SLOWEST_CHECK, max(FIRST_CHECK, (now - self.last_began) / 4))
+        looks = [self.packets[endpoint][1] + _STILL for endpoint in self.closing]
+        if limit is not None:
+            looks += [began + limit for began in self.began.values()]
+        # One whose time has come and that is there all the same is one that the kernel would not remove.
+        return min([regular, *(look for look in looks if look > now)])
 
 
 def draining(wanted: Frontend | None, held: Held | None) -> set[RealServerKey]:
@@ -64,14 +101,15 @@ def removals(key: VirtualServerKey, endpoints: Iterable[RealServerKey]) -> list[
     return [DeleteRealServer(key, address, port) for address, port in endpoints]
 
 
-def lingering(held: Held, achieved: Achieved, *, keeps_mark: bool) -> Frontend:
+def lingering(held: Held, achieved: Achieved, *, limit: float | None, keeps_mark: bool) -> Frontend:
     """Return what stays of a virtual server that nobody wants, until its connections have ended.
 
+    limit: seconds for which they may last; None: as long as they do.
     keeps_mark: clients inside the cluster go on to be led to a virtual server by mark, which drains too.
     """
     key = held.virtual_server.key
     if key.mark:
-        return Frontend(held.virtual_server, (), vips=(), members=())
+        return Frontend(held.virtual_server, (), vips=(), members=(), drain_seconds=limit)
     belongings = [
         sets.port_member(purpose, key) for purpose in (Purpose.SERVICES, Purpose.CLUSTER, Purpose.EXTERNAL)
     ]
@@ -81,4 +119,4 @@ def lingering(held: Held, achieved: Achieved, *, keeps_mark: bool) -> Frontend:
         belongings.append(marking)
     members = tuple(member for member in belongings if member in achieved.members)
     vips = (key.address,) if key.address in achieved.vips else ()
-    return Frontend(held.virtual_server, (), vips, members)
+    return Frontend(held.virtual_server, (), vips, members, drain_seconds=limit)

@@ -6,6 +6,7 @@ mark, which other addresses of the Service share. It stays until neither has any
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from ipvs_agent.desired import sets
@@ -15,7 +16,7 @@ from ipvs_agent.model import RealServerKey, VirtualServerKey, mark_key
 from ipvs_agent.operations import DeleteMember, DeleteVirtualServer, Operation
 from ipvs_agent.reconcile import diff, drain
 from ipvs_agent.reconcile.achieved import Achieved
-from ipvs_agent.reconcile.claims import LINGERING, Claims, Key
+from ipvs_agent.reconcile.claims import FOREIGN, LINGERING, Claims, Key
 from ipvs_agent.reconcile.executor import execute
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.timers import DrainCheck, Timers
@@ -32,6 +33,8 @@ class Drains:
         timers: Timers,
         report: Report,
         clock: Callable[[], float],
+        *,
+        default_limit: float | None,
     ) -> None:
         self._kernel = kernel
         self._claims = claims
@@ -40,6 +43,9 @@ class Drains:
         self._report = report
         self._clock = clock
         self._under_way: dict[VirtualServerKey, drain.Progress] = {}
+        self._default_limit = default_limit
+        self._limits: dict[VirtualServerKey, float | None] = {}
+        """For how many seconds the connections of virtual servers may last that are not as by default."""
         self._ways_in: dict[VirtualServerKey, set[VirtualServerKey]] = {}
         """The virtual servers by mark that may have connections from addresses which lead there no longer."""
 
@@ -53,16 +59,20 @@ class Drains:
         What that changes is added to the keys.
         """
         for key in list(keys):
-            if not isinstance(key, VirtualServerKey) or self._claims.owner(key) is not None:
+            if not isinstance(key, VirtualServerKey):
                 continue
-            held = self._achieved.virtual_servers.get(key)
-            if held is None:
+            owner, held = self._claims.owner(key), self._achieved.virtual_servers.get(key)
+            if owner not in (None, LINGERING):
+                # What it is now is what lingers when this owner goes, too.
+                self._claims.release(key, LINGERING, keys)
+            if owner is not None or held is None:
                 continue
+            limit = self._limits.pop(key, self._default_limit)
             marks = self._connected_marks(key)
             if marks or (held.real_servers and diff.is_drained(held.virtual_server)):
                 self._ways_in[key] = marks
                 keeps_mark = all(self._claims.owner(mark) in (None, LINGERING) for mark in marks)
-                frontend = drain.lingering(held, self._achieved, keeps_mark=keeps_mark)
+                frontend = drain.lingering(held, self._achieved, limit=limit, keeps_mark=keeps_mark)
                 keys.update(self._claims.claim_for_nobody(key, LINGERING, frontend))
 
     def remember_ways_in(self, operations: Iterable[Operation]) -> None:
@@ -79,32 +89,67 @@ class Drains:
     def watch(self, keys: Iterable[Key]) -> None:
         """Plan a look at those virtual servers of which something drains now."""
         for key in keys:
-            if isinstance(key, VirtualServerKey) and key not in self._under_way and self._is_draining(key):
+            if not isinstance(key, VirtualServerKey):
+                continue
+            self._note_limit(key)
+            progress = self._under_way.get(key)
+            if progress is not None or self._is_draining(key):
                 now = self._clock()
-                self._under_way[key] = drain.Progress(now)
-                self._timers.add(now + drain.FIRST_CHECK, DrainCheck(key))
+                if progress is None:
+                    progress = self._under_way[key] = drain.Progress(now, now, math.inf)
+                progress.follow(self._leaving(key), now)
+                self._plan(key, progress, min(progress.due, progress.next_check(now, self._limit(key))))
+
+    def _note_limit(self, key: VirtualServerKey) -> None:
+        """Remember how long connections may last when nobody wants the virtual server any more."""
+        if self._claims.owner(key) in (None, FOREIGN, LINGERING):
+            return
+        limit = self._limit(key)
+        if limit != self._default_limit:
+            self._limits[key] = limit
+        else:
+            self._limits.pop(key, None)
+
+    def _limit(self, key: VirtualServerKey) -> float | None:
+        frontend = self._claims.frontend(key)
+        return frontend.drain_seconds if frontend is not None else self._default_limit
+
+    def _plan(self, key: VirtualServerKey, progress: drain.Progress, due: float) -> None:
+        if due != progress.due:
+            progress.due = due
+            self._timers.add(due, DrainCheck(key))
+
+    def check_due(self, key: VirtualServerKey) -> dict[Key, None]:
+        """Look at a virtual server as `check` does, unless that was done in the meantime."""
+        progress = self._under_way.get(key)
+        return self.check(key) if progress is not None and progress.due <= self._clock() else {}
 
     def check(self, key: VirtualServerKey) -> dict[Key, None]:
         """Remove what has lost its last connection; return the objects that nobody wants any more."""
         progress = self._under_way.get(key)
         if progress is None:
             return {}
-        now = self._clock()
+        now, limit = self._clock(), self._limit(key)
         leaving = self._leaving(key)
+        progress.follow(leaving, now)
         try:
             observed = {server.real_server.endpoint: server for server in self._kernel.ipvs.real_servers(key)}
             is_way_in = self._is_way_in(key) and self._has_connections_behind_marks(key, progress)
         except KernelError as error:
             self._report.not_ready(error, drain.FIRST_CHECK)
-            self._timers.add(now + drain.FIRST_CHECK, DrainCheck(key))
+            self._plan(key, progress, now + drain.FIRST_CHECK)
             return {}
         present = [observed[endpoint] for endpoint in leaving if endpoint in observed]
         gone = {*progress.finished(present, now), *(leaving - observed.keys())}
-        operations = drain.removals(key, gone)
+        overdue = progress.overdue(now, limit) - gone
+        operations = drain.removals(key, gone | overdue)
         failures = execute(operations, self._kernel, self._achieved, self._claims.frontend)
         self._report.applied((), operations, len(failures), self._clock() - now)
-        if is_way_in or self._leaving(key):
-            self._timers.add(progress.next_check(now), DrainCheck(key))
+        self._report.cut_off(key, sum(observed[endpoint].active for endpoint in overdue))
+        still_leaving = self._leaving(key)
+        if is_way_in or still_leaving:
+            progress.follow(still_leaving, now)
+            self._plan(key, progress, progress.next_check(now, limit))
             return {}
         del self._under_way[key]
         changed: dict[Key, None] = {}
@@ -128,7 +173,9 @@ class Drains:
 
         IPVS does not say on which of the addresses with a mark one came in.
         """
-        if self._clock() - progress.started > drain.PATIENCE_BEHIND_MARK:
+        limit = self._limit(key)
+        patience = drain.PATIENCE_BEHIND_MARK if limit is None else min(limit, drain.PATIENCE_BEHIND_MARK)
+        if self._clock() - progress.started > patience:
             return False
         return any(
             # A virtual server that drains too is gone when its connections are.

@@ -46,7 +46,9 @@ class Keeper:
         report: Report,
         unserved: Unserved,
         clock: Callable[[], float],
+        *,
         seed: str,
+        drain_seconds: float | None,
     ) -> None:
         self.claims = Claims()
         self.achieved = Achieved()
@@ -67,7 +69,9 @@ class Keeper:
         """Attempts, and when the next one is due."""
         self._waiting: set[Key] = set()
         """Those of them that another failing one held back: they go on as soon as one succeeds."""
-        self._drains = Drains(kernel, self.claims, self.achieved, timers, report, clock)
+        self._drains = Drains(
+            kernel, self.claims, self.achieved, timers, report, clock, default_limit=drain_seconds
+        )
         self._pacing = Pacing(timers, clock)
         self.rebuilds = Rebuilds(kernel, self.claims, self.achieved, timers, report, clock)
         self._foreign: set[VirtualServerKey] = set()
@@ -243,7 +247,7 @@ class Keeper:
 
     def check_drain(self, key: VirtualServerKey) -> None:
         """Remove draining real servers that have lost their last connection."""
-        self.bring(self._drains.check(key))
+        self.bring(self._drains.check_due(key))
 
     def rebuild(self, *, may_begin: bool) -> None:
         """Put real servers in order where that is due; what was refused is brought to where it should be."""
@@ -255,7 +259,7 @@ class Keeper:
     def end_drains(self) -> None:
         """Look at every drain at once, for a process that will not be there later."""
         for key in self._drains.under_way():
-            self.check_drain(key)
+            self.bring(self._drains.check(key))
         self._report.still_draining(len(self._drains.under_way()))
 
     # --- What others did ------------------------------------------------------------------------------------

@@ -90,7 +90,13 @@ class Reconciler:
         self._report = Report()
         self._unserved = Unserved(outlets, self._report, self._service)
         self._keeper = Keeper(
-            kernel, self._timers, self._report, self._unserved, clock, seed=settings.node_name
+            kernel,
+            self._timers,
+            self._report,
+            self._unserved,
+            clock,
+            seed=settings.node_name,
+            drain_seconds=settings.drain_seconds,
         )
         self._marks = Marks(self._keeper.achieved.goes_by, self._keeper.claims.owner)
         self._board = outlets.health

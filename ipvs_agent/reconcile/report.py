@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from ipvs_agent.errors import KernelError
 from ipvs_agent.logs import event
-from ipvs_agent.model import IpSet, ObjectName
+from ipvs_agent.model import IpSet, ObjectName, VirtualServerKey
 from ipvs_agent.operations import Operation
 from ipvs_agent.reconcile.executor import Failure
 from ipvs_agent.reconcile.foundation import Ground
@@ -103,6 +103,11 @@ class Report:
         """Say that connections keep what nobody asks for any more."""
         if virtual_servers:
             logger.info(event("left to the next run, for they have connections", draining=virtual_servers))
+
+    def cut_off(self, virtual_server: VirtualServerKey, connections: int) -> None:
+        """Say that connections were ended because their time to drain was over."""
+        if connections:
+            logger.info(event("drain timeout, ended", connections=connections, virtual_server=virtual_server))
 
     def not_ready(self, error: Exception, delay: float) -> None:
         """Say that the kernel lacks something or could not be read."""
