@@ -104,9 +104,9 @@ def _as_ipvsadm_sorts(listing: Listing) -> Listing:
 
 
 def _all(ipvs: Ipvs) -> Listing:
-    entries = [
-        (observed, ipvs.real_servers(observed.virtual_server.key)) for observed in ipvs.virtual_servers()
-    ]
+    virtual_servers = ipvs.virtual_servers()
+    behind = ipvs.real_servers_of([observed.virtual_server.key for observed in virtual_servers])
+    entries = list(zip(virtual_servers, behind, strict=True))
     info = ipvs.info()
     return Listing(entries, info.version, info.connection_table_size)
 

@@ -74,6 +74,9 @@ class Ipvs(Protocol):
     def real_servers(self, key: VirtualServerKey) -> list[ObservedRealServer]:
         """Return the real servers of a virtual server, newest first; empty where there is no such server."""
 
+    def real_servers_of(self, keys: Sequence[VirtualServerKey]) -> list[list[ObservedRealServer]]:
+        """Return the real servers of each of several virtual servers, as `real_servers` does."""
+
     def info(self) -> IpvsInfo:
         """Return version and size of the connection table."""
 

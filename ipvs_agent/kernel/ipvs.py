@@ -14,6 +14,9 @@ from ipvs_agent.kernel.netlink import NETLINK_GENERIC, Message, NetlinkSocket, g
 from ipvs_agent.model import ObservedRealServer, ObservedVirtualServer, VirtualServerKey
 from ipvs_agent.operations import IpvsOperation
 
+_DUMPS = 200
+"""Real servers of so many virtual servers are in memory twice, as the kernel gave them and as values."""
+
 
 class NetlinkIpvs:
     """IPVS of the network namespace of the thread that makes this object; to be used by one thread at a time.
@@ -64,8 +67,20 @@ class NetlinkIpvs:
 
     def real_servers(self, key: VirtualServerKey) -> list[ObservedRealServer]:
         """Return the real servers of a virtual server, newest first; empty where there is no such server."""
-        replies = self._dump(ipvs_requests.get_dests(key))
-        return [ipvs_replies.real_server(reply, key.family) for reply in replies]
+        (real_servers,) = self.real_servers_of([key])
+        return real_servers
+
+    def real_servers_of(self, keys: Sequence[VirtualServerKey]) -> list[list[ObservedRealServer]]:
+        """Return the real servers of each of several virtual servers, as `real_servers` does."""
+        found: list[list[ObservedRealServer]] = []
+        for start in range(0, len(keys), _DUMPS):
+            some = keys[start : start + _DUMPS]
+            requests = [Message(self._family, 0, ipvs_requests.get_dests(key)) for key in some]
+            found += (
+                [ipvs_replies.real_server(reply, key.family) for reply in replies]
+                for key, replies in zip(some, self._socket.dumps(requests), strict=True)
+            )
+        return found
 
     def info(self) -> IpvsInfo:
         """Return version and size of the connection table."""

@@ -22,7 +22,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ipvs_agent.errors import (
@@ -95,6 +95,9 @@ class Refusal(NamedTuple):
     def __str__(self) -> str:
         return self.text or os.strerror(self.number)
 
+
+_Answer = tuple[int, int, int, bytes]
+"""Type, flags, sequence number and payload."""
 
 _SILENCE = Refusal(errno.EINTR, "the kernel gave no answer", b"")
 
@@ -192,16 +195,32 @@ class NetlinkSocket:
 
     def dump(self, message: Message) -> list[bytes]:
         """Return the payloads of a dump, read again where the kernel says that it changed underneath."""
-        for _ in range(_DUMP_TRIES):
-            with _refusing("netlink dump"):
-                answers, interrupted = self._dump_once(message)
-            if not interrupted:
-                break
-        return answers
+        (payloads,) = self.dumps([message])
+        return payloads
 
-    def _dump_once(self, message: Message) -> tuple[list[bytes], bool]:
-        answers: list[bytes] = []
-        interrupted = False
+    def dumps(self, messages: Sequence[Message]) -> list[list[bytes]]:
+        """Return the payloads of several dumps, each as `dump` does.
+
+        All are received before any is taken apart: what runs between system calls runs slowly, since the
+        kernel has put its own things into the processor's caches.
+        """
+        with _refusing("netlink dump"):
+            gathered = [self._gather(message) for message in messages]
+            return [
+                self._payloads(message, sequence, parts)
+                for message, (sequence, parts) in zip(messages, gathered, strict=True)
+            ]
+
+    def _payloads(self, message: Message, sequence: int, parts: list[bytes]) -> list[bytes]:
+        payloads, is_interrupted = _take_apart(sequence, parts)
+        for _ in range(_DUMP_TRIES - 1):
+            if not is_interrupted:
+                break
+            payloads, is_interrupted = _take_apart(*self._gather(message))
+        return payloads
+
+    def _gather(self, message: Message) -> tuple[int, list[bytes]]:
+        """Send a dump request; return its sequence number and what was received until its end."""
         self._sequence += 1
         header = _HEADER.pack(
             16 + len(message.payload),
@@ -211,25 +230,21 @@ class NetlinkSocket:
             0,
         )
         self._socket.send(header + message.payload)
-        for kind, flags, sequence, payload in self._answers():
-            if sequence != self._sequence:
-                continue
-            interrupted = interrupted or bool(flags & _NLM_F_DUMP_INTR)
-            if kind == _NLMSG_ERROR:
-                refusal = _refusal(flags, payload)
-                if refusal is not None:
-                    raise kernel_error("netlink dump", refusal)
-            elif kind == _NLMSG_DONE:
-                number = -_ERROR.unpack_from(payload)[0] if len(payload) >= 4 else 0
-                if number:
-                    raise kernel_error("netlink dump", Refusal(number, "", b""))
-                return answers, interrupted
-            else:
-                answers.append(payload)
-        raise kernel_error("netlink dump", _SILENCE)
+        parts: list[bytes] = []
+        for data in self._receive():
+            parts.append(data)
+            _length, kind, _flags, sequence, _port = _HEADER.unpack_from(data)
+            # Where the end comes with the last answers, there is nothing behind it either.
+            if kind <= _NLMSG_DONE and sequence == self._sequence:
+                break
+        return self._sequence, parts
 
-    def _answers(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """Yield type, flags, sequence number and payload of each message that the kernel has for us."""
+    def _answers(self) -> Iterator[_Answer]:
+        """Return type, flags, sequence number and payload of each message that the kernel has for us."""
+        return itertools.chain.from_iterable(map(received, self._receive()))
+
+    def _receive(self) -> Iterator[bytes]:
+        """Yield what the kernel has for us, each time as much as it gives at once."""
         while True:
             try:
                 size = self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
@@ -240,14 +255,38 @@ class NetlinkSocket:
                 if error.errno != errno.ENOBUFS:
                     raise
                 continue
-            yield from received(bytes(self._buffer[:size]))
+            yield bytes(self._buffer[:size])
 
 
-def received(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+def _take_apart(sequence: int, parts: Iterable[bytes]) -> tuple[list[bytes], bool]:
+    """Return the payloads of what was received for a dump, and whether it changed underneath."""
+    payloads: list[bytes] = []
+    is_interrupted = False
+    for kind, flags, answered, payload in itertools.chain.from_iterable(map(received, parts)):
+        if answered != sequence:
+            continue
+        if flags & _NLM_F_DUMP_INTR:
+            is_interrupted = True
+        if kind > _NLMSG_DONE:  # those below are netlink's own
+            payloads.append(payload)
+        elif kind == _NLMSG_ERROR:
+            refusal = _refusal(flags, payload)
+            if refusal is not None:
+                raise kernel_error("netlink dump", refusal)
+        elif kind == _NLMSG_DONE:
+            number = -_ERROR.unpack_from(payload)[0] if len(payload) >= 4 else 0
+            if number:
+                raise kernel_error("netlink dump", Refusal(number, "", b""))
+            return payloads, is_interrupted
+    raise kernel_error("netlink dump", _SILENCE)
+
+
+def received(data: bytes) -> Iterator[_Answer]:
     """Yield type, flags, sequence number and payload of each message in what was received at once."""
-    offset = 0
-    while offset + 16 <= len(data):
-        length, kind, flags, sequence, _port = _HEADER.unpack_from(data, offset)
+    # A dump of everything comes by here a hundred thousand times.
+    unpack, offset, last = _HEADER.unpack_from, 0, len(data) - 16
+    while offset <= last:
+        length, kind, flags, sequence, _port = unpack(data, offset)
         yield kind, flags, sequence, data[offset + 16 : offset + length]
         offset += (length + 3) & ~3
 

@@ -1,13 +1,15 @@
 """Reads the same attributes out of many netlink replies, at the speed of struct.
 
 The kernel fills all replies of one kind by the same code, so one shape fits thousands of them. The first
-reply of each length is walked attribute by attribute, and the walk becomes one Struct for the whole message.
-That Struct also reads every attribute header, and a reply whose headers are not the learned ones is walked
-anew: nothing is assumed of the kernel's order, version or padding.
+reply of each length is walked attribute by attribute, and the walk becomes one Struct for what is wanted. The
+headers of all attributes are compared at once, as the bits that a mask leaves of the reply as one number, and
+a reply whose headers are not the learned ones is walked anew: nothing is assumed of the kernel's order,
+version or padding.
 """
 
 from __future__ import annotations
 
+import itertools
 import operator
 import struct
 import sys
@@ -23,6 +25,7 @@ _NUMBERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 # Stand-ins for attributes that a reply lacks; they follow the values that its Struct gave.
 _MISSING = (b"", 0)
 _NO_OCTETS, _NO_NUMBER = -2, -1
+_HEADER_BITS = b"\xff" * 4
 
 
 class Field(NamedTuple):
@@ -46,7 +49,10 @@ def octets(*paths: Path) -> Field:
 
 class _Layout(NamedTuple):
     unpack: Callable[[bytes], tuple[Any, ...]]
-    headers: tuple[bytes, ...]
+    mask: int
+    """Every bit of a header."""
+    headers: int
+    """What the mask leaves of a reply of this layout."""
     pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]
 
 
@@ -64,28 +70,39 @@ class ReplyReader:
     def read(self, reply: bytes) -> tuple[Any, ...]:
         """Return the values of the fields, in the order in which they were asked for."""
         layout = self._layouts.get(len(reply))
-        if layout is not None:
-            values = layout.unpack(reply)
-            if values[::2] == layout.headers:
-                return layout.pick(values + _MISSING)
-        layout = self._layouts[len(reply)] = self._learn(reply)
+        if layout is None or int.from_bytes(reply) & layout.mask != layout.headers:
+            layout = self._layouts[len(reply)] = self._learn(reply)
         return layout.pick(layout.unpack(reply) + _MISSING)
 
     def _learn(self, reply: bytes) -> _Layout:
+        attributes = list(self._walk(reply, self._header_length, len(reply), ()))
+        present = {path for path, code, _ in attributes if code}
+        chosen = [next((path for path in field.paths if path in present), None) for field in self._fields]
         formats = [f"={self._header_length}x"]
-        places: dict[Path, int] = {}
-        for place, (path, code, skipped) in enumerate(self._walk(reply, self._header_length, len(reply), ())):
-            places[path] = 2 * place + 1
-            formats.append(f"4s{code}{skipped}x")
+        places: dict[Path | None, int] = {}
+        values = itertools.count()
+        mask = bytearray(self._header_length)
+        for path, code, skipped in attributes:
+            size = struct.calcsize(f"={code}")
+            if path in chosen and code:
+                places[path] = next(values)
+                formats.append(f"4x{code}{skipped}x")
+            else:
+                formats.append(f"{4 + size + skipped}x")
+            mask += _HEADER_BITS + bytes(size + skipped)
+        indices = [
+            places.get(path, _NO_NUMBER if field.is_number else _NO_OCTETS)
+            for path, field in zip(chosen, self._fields, strict=True)
+        ]
+        bits = int.from_bytes(mask)
         layout = struct.Struct("".join(formats))
-        indices = []
-        for field in self._fields:
-            found = [places[path] for path in field.paths if path in places]
-            indices.append(found[0] if found else _NO_NUMBER if field.is_number else _NO_OCTETS)
-        return _Layout(layout.unpack, layout.unpack(reply)[::2], operator.itemgetter(*indices))
+        return _Layout(layout.unpack, bits, int.from_bytes(reply) & bits, operator.itemgetter(*indices))
 
     def _walk(self, reply: bytes, offset: int, end: int, nest: Path) -> Iterator[tuple[Path, str, int]]:
-        """Yield path, format code and the octets to skip after it, for each attribute, nests included."""
+        """Yield path, format code and the octets to skip after it, for each attribute, nests included.
+
+        No code: nothing is wanted of it, apart from what is in a nest.
+        """
         while offset + 4 <= end:
             length, kind = struct.unpack_from("=HH", reply, offset)
             path = (*nest, kind & NLA_TYPE_MASK)
@@ -93,14 +110,14 @@ class ReplyReader:
             size = length - 4
             room = after - offset - 4
             if path in self._nests:
-                yield path, "0s", 0
+                yield path, "", 0
                 yield from self._walk(reply, offset + 4, after, path)
             elif path in self._numbers:
                 yield path, _NUMBERS[size], room - size
             elif path in self._octets:
                 yield path, f"{size}s", room - size
             else:
-                yield path, "0s", room
+                yield path, "", room
             offset = after
 
 

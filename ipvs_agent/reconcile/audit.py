@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
@@ -54,10 +54,13 @@ def read_node_addresses(kernel: Kernel) -> frozenset[Address]:
 
 def read_real_servers(kernel: Kernel, key: VirtualServerKey) -> RealServers:
     """Read the real servers of a virtual server, in the order in which they were added; raise KernelError."""
-    oldest_first = reversed(kernel.ipvs.real_servers(key))
-    return {observed.real_server.endpoint: observed.real_server for observed in oldest_first}
+    return read_slice(kernel, [key])[key]
 
 
-def read_slice(kernel: Kernel, keys: Iterable[VirtualServerKey]) -> TableSlice:
-    """Read the real servers of some virtual servers; raise KernelError."""
-    return {key: read_real_servers(kernel, key) for key in keys}
+def read_slice(kernel: Kernel, keys: Sequence[VirtualServerKey]) -> TableSlice:
+    """Read the real servers of some virtual servers, as `read_real_servers` does."""
+    newest_first = kernel.ipvs.real_servers_of(keys)
+    return {
+        key: {observed.real_server.endpoint: observed.real_server for observed in reversed(behind)}
+        for key, behind in zip(keys, newest_first, strict=True)
+    }

@@ -267,9 +267,7 @@ class Keeper:
     def adopt(self, tables: Tables) -> None:
         """Take over what an agent before this one left; what the ledger does not name is not ours."""
         ours = sets.ours(tables.virtual_servers, tables.members)
-        behind = {
-            key: audit.read_real_servers(self._kernel, key) for key in tables.virtual_servers if key in ours
-        }
+        behind = audit.read_slice(self._kernel, [key for key in tables.virtual_servers if key in ours])
         others: dict[Key, None] = {}
         for key, virtual_server in tables.virtual_servers.items():
             if key in ours:

@@ -26,6 +26,7 @@ _MASK = 0xFFFFFFFF
 _HALF = 1 << 31
 _NO_ARC = -1
 _words = struct.Struct("!4I").unpack
+_endpoint = operator.attrgetter("real_server.address", "real_server.port")
 
 
 def sort_entries(entries: Iterable[Entry]) -> list[Entry]:
@@ -38,10 +39,12 @@ def sort_real_servers(servers: Sequence[ObservedRealServer]) -> list[ObservedRea
     """Sort real servers by address and port."""
     if len(servers) < 2:
         return list(servers)
-    endpoints = [observed.real_server for observed in servers]
-    if all(len(each.address) == 4 for each in endpoints):
-        return _sort(servers, [(int.from_bytes(each.address), each.port) for each in endpoints])
-    return _sort(servers, [(*_padded(each.address), each.port) for each in endpoints])
+    endpoints = list(map(_endpoint, servers))
+    if {len(address) for address, _port in endpoints} == {4}:
+        lowest, highest = min(endpoints)[0], max(endpoints)[0]
+        if int.from_bytes(highest) - int.from_bytes(lowest) < _HALF:
+            return sorted(servers, key=_endpoint)  # octets compare as numbers, and here that is all
+    return _sort(servers, [(*_padded(address), port) for address, port in endpoints])
 
 
 def _entry_key(observed: ObservedVirtualServer) -> _Numbers:

@@ -260,6 +260,10 @@ class FakeIpvs:
         entry = self._entries.get(key)
         return list(reversed(entry.real_servers.values())) if entry else []
 
+    def real_servers_of(self, keys: Sequence[VirtualServerKey]) -> list[list[ObservedRealServer]]:
+        """Return the real servers of each of several virtual servers, as `real_servers` does."""
+        return [self.real_servers(key) for key in keys]
+
     def info(self) -> IpvsInfo:
         """Return version and size of the connection table."""
         return IpvsInfo((1, 2, 1), 4096)

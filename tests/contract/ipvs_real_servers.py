@@ -7,7 +7,7 @@ import pytest
 
 from ipvs_agent import errors
 from ipvs_agent.addresses import parse_address
-from ipvs_agent.model import ForwardingMethod, ObservedRealServer, RealServer
+from ipvs_agent.model import ForwardingMethod, ObservedRealServer, Protocol, RealServer, address_key
 from ipvs_agent.operations import AddRealServer, DeleteRealServer, SetRealServer
 from tests.contract.ipvs_tables import GUE, KEY, KEY6, KEYS, POD, POD6, add, kinds, pod_for
 
@@ -81,6 +81,18 @@ class RealServersContract:
         outcomes = ipvs.apply([SetRealServer(KEY, RealServer(POD, 80)), DeleteRealServer(KEY, POD, 80)])
 
         assert [errors.NotFound, errors.NotFound] == kinds(outcomes)
+
+    def test_real_servers_of_many_virtual_servers_at_once(self, ipvs):
+        keys = [address_key(Protocol.TCP, parse_address(f"10.96.1.{host}"), 80) for host in range(1, 251)]
+        for number, key in enumerate(keys[:-1]):
+            add(ipvs, key, *(RealServer(POD, port) for port in range(1, 1 + number % 4)))
+
+        found = ipvs.real_servers_of([KEY6, *keys])
+
+        assert [ipvs.real_servers(key) for key in [KEY6, *keys]] == found
+        assert [[3, 2, 1], []] == [
+            [one.real_server.port for one in behind] for behind in (found[4], found[5])
+        ]
 
     @pytest.mark.parametrize("operation", [AddRealServer, SetRealServer])
     @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""`ipvs-agent status` beside `ipvsadm -Ln`, on large tables."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from benchmarks import bench, cluster, progress, results, table
+from benchmarks.sizes import Size
+from ipvs_agent.addresses import parse_address
+from ipvs_agent.kernel.modules import NodeModules
+from ipvs_agent.kernel.node import NodeKernel
+from ipvs_agent.model import Protocol, RealServer, VirtualServer, address_key
+from ipvs_agent.operations import AddRealServer, AddVirtualServer
+from tools.lab import talk
+
+SIZES = (Size(100, 10), Size(1000, 10))
+LARGE = (Size(10000, 10),)
+TRIES = 3
+"""The quickest counts, as the machine may be busy with other things."""
+GOAL_TIMES = 5.0
+"""How much faster than ipvsadm, from so many lines on: below that, starting Python is most of it."""
+GOAL_FROM = 100_000
+
+
+def main(sizes: Sequence[Size] = SIZES) -> bool:
+    """Print the table; return whether the bytes were equal, and the goal reached where it applies."""
+    rows = []
+    for size in sizes:
+        progress.say(f"listing {size}")
+        rows.append(_measure(size))
+    progress.say("")
+    table.show(
+        f"status -Ln, seconds (goal: the same bytes, and {GOAL_TIMES:g} times as fast as ipvsadm"
+        f" from {GOAL_FROM:,} lines on)",
+        ("Services", "lines", "ipvsadm", "ipvs-agent", "its start", "times as fast", "bytes"),
+        [
+            (
+                row["services"],
+                f"{row['lines']:,}",
+                *(f"{row[name]:.2f}" for name in ("ipvsadm", "agent", "agent_start")),
+                f"{_times(row):.1f}",
+                "equal" if row["equal"] else "DIFFERENT",
+            )
+            for row in rows
+        ],
+    )
+    results.keep("status", rows)
+    return all(row["equal"] and (row["lines"] < GOAL_FROM or _times(row) >= GOAL_TIMES) for row in rows)
+
+
+def _times(row: results.Row) -> float:
+    return float(row["ipvsadm"] / row["agent"])
+
+
+def _measure(size: Size) -> results.Row:
+    with bench.namespace() as name:
+        with talk.inside(name):
+            _fill(size)
+        theirs, expected = _time(name, ["ipvsadm", "-Ln"])
+        ours, listed = _time(name, [sys.executable, "-m", "ipvs_agent", "status", "-Ln"])
+        start, _ = _time(name, [sys.executable, "-m", "ipvs_agent", "schedulers"])
+    return {
+        "services": str(size),
+        "lines": expected.count(b"\n"),
+        "ipvsadm": theirs,
+        "agent": ours,
+        "agent_start": start,
+        "equal": listed == expected,
+    }
+
+
+def _fill(size: Size) -> None:
+    NodeModules().load("ip_vs", "ip_vs_rr")
+    ipvs = NodeKernel().ipvs
+    for number in range(size.services):
+        key = address_key(Protocol.TCP, parse_address(cluster.cluster_ip(number + 256)), 80)
+        addresses = [
+            parse_address(cluster.pod_ip(number, index, size.endpoints)) for index in range(size.endpoints)
+        ]
+        behind = [AddRealServer(key, RealServer(address, 8080)) for address in addresses]
+        if set(ipvs.apply([AddVirtualServer(VirtualServer(key, "rr")), *behind])) != {None}:
+            raise RuntimeError(f"the kernel refused {key}")
+
+
+def _time(name: str, command: Sequence[str]) -> tuple[float, bytes]:
+    """Return the seconds that the quickest run of a command took, and what it printed."""
+    quickest = float("inf")
+    for _ in range(TRIES):
+        started = time.perf_counter()
+        done = subprocess.run(["ip", "netns", "exec", name, *command], check=True, stdout=subprocess.PIPE)
+        quickest = min(quickest, time.perf_counter() - started)
+    return quickest, done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(0 if main() else 1)
