@@ -8,19 +8,18 @@ import threading
 import pytest
 
 from tests import objects
+from tests.integration.packets import several_ports
+from tests.integration.packets.several_ports import PORTS
 from tools.lab import talk
 
 VIPS = {4: "10.96.0.80", 6: "fd00:10:96::80"}
-PORTS = range(8090, 8094)
 CONNECTIONS = 50
 
 
 @pytest.fixture(scope="module")
 def pods(lab):
-    """Have every pod answer on several ports, so that a Service has more endpoints than there are pods."""
-    for pod, number in itertools.product(lab.pods, PORTS):
-        for address in (pod.ipv4, pod.ipv6):
-            lab.servers.listen(pod.namespace, f"{pod.name}-{number}", talk.TCP, number, address)
+    """The lab's pods, which answer on several ports."""
+    several_ports.answer(lab)
     return lab.pods
 
 
@@ -116,3 +115,15 @@ def test_connections_with_data_flowing_outlive_a_new_order(node, lab, pods, agen
     assert [] == flowing.failures
     assert agent_log().count("put in the scheduler's order") >= 2
     assert " failed=0 " in agent_log()
+
+
+@pytest.mark.long
+def test_a_single_sync_leaves_them_in_order(node, pods):
+    for ports in (PORTS[1:3], PORTS[:3]):
+        put(node, pods, ports, "mh", "mh-fallback")
+        assert 0 == node.agent.run_once().returncode
+
+        assert [canonical(pods, ports, family) for family in VIPS] == [
+            listed(node, family) for family in VIPS
+        ]
+    assert "1\n" == node.run("cat", "/proc/sys/net/ipv4/vs/expire_nodest_conn")
