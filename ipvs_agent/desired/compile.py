@@ -226,8 +226,9 @@ class _Compiler(NamedTuple):
         members: tuple[SetMember, ...] = (),
     ) -> Frontend:
         wishes = self.distribution.wishes
-        drain_seconds, slow_start_seconds = wishes.drain_seconds, wishes.slow_start_seconds
-        return Frontend(virtual_server, real_servers, vips, members, drain_seconds, slow_start_seconds)
+        can_ramp = SCHEDULERS[virtual_server.scheduler].can_ramp
+        slow_start_seconds = wishes.slow_start_seconds if can_ramp else 0.0
+        return Frontend(virtual_server, real_servers, vips, members, wishes.drain_seconds, slow_start_seconds)
 
     def _real_servers(self, serving: Sequence[Endpoint], choice: Choice) -> _RealServers:
         node = self.node

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Sequence, Set
 
 import msgspec
 
-from ipvs_agent.desired.wishes import AFFINITY_SHARED, WEIGHTS, Wishes
+from ipvs_agent.desired.wishes import AFFINITY_SHARED, SLOW_START, WEIGHTS, Wishes
 from ipvs_agent.model import FULL_NETMASK, Endpoint, RealServer, RealServerKey, Service, ServicePort, Skipped
 from ipvs_agent.schedulers import SCHEDULERS, Weight
 from ipvs_agent.schedulers.annotations import Choice, Fault, choose
+from ipvs_agent.schedulers.scheduler import RAMP_STEPS
 from ipvs_agent.schedulers.weights import fit
 
 _BY_SOURCE = Choice("sh", SCHEDULERS["sh"].safe_flags)
@@ -72,6 +73,10 @@ def of_port(
         reason = f"weights mean nothing to {choice.scheduler}; wrr, wlc and fo are schedulers that heed them"
         skipped.append(_skipped(service, f"[{WEIGHTS}]", reason))
         wishes = msgspec.structs.replace(wishes, weights=None)
+    if wishes.slow_start_seconds and not SCHEDULERS[choice.scheduler].can_ramp:
+        reason = f"means nothing to {choice.scheduler}; use wrr, wlc, sed, nq or twos"
+        skipped.append(_skipped(service, f"[{SLOW_START}]", reason))
+        wishes = msgspec.structs.replace(wishes, slow_start_seconds=0.0)
     has_hash = not _obstacle(_BY_SOURCE, port, count, missing_schedulers)
     distribution = Distribution(
         choice=choice,
@@ -91,11 +96,14 @@ def real_servers(
     node, zone: from where they are seen.
     """
     upper, lower = wishes.most_connections, wishes.resume_connections
+    scheduler = SCHEDULERS[choice.scheduler]
+    scale = RAMP_STEPS if wishes.slow_start_seconds and scheduler.can_ramp else 1
     if wishes.weights is None:
         return [
-            RealServer(one.address, one.port, upper_threshold=upper, lower_threshold=lower) for one in serving
+            RealServer(one.address, one.port, scale, upper_threshold=upper, lower_threshold=lower)
+            for one in serving
         ]
-    places = SCHEDULERS[choice.scheduler].weight_sum
+    places = scheduler.weight_sum
     if places:
         # Who has to do with a place less must not depend on the order in which endpoints became known.
         serving = sorted(serving, key=_by_address)
@@ -103,7 +111,7 @@ def real_servers(
     if places:
         numbers = fit(numbers, places)
     return [
-        RealServer(one.address, one.port, number, upper_threshold=upper, lower_threshold=lower)
+        RealServer(one.address, one.port, number * scale, upper_threshold=upper, lower_threshold=lower)
         for one, number in zip(serving, numbers, strict=True)
     ]
 

@@ -29,6 +29,7 @@ from ipvs_agent.reconcile.executor import Failure, WaitingError, execute, key_of
 from ipvs_agent.reconcile.pacing import Pacing
 from ipvs_agent.reconcile.rebuild import Rebuilds
 from ipvs_agent.reconcile.report import Report
+from ipvs_agent.reconcile.slow_start import SlowStart
 from ipvs_agent.reconcile.timers import AuditDue, Retry, Timers
 from ipvs_agent.reconcile.unserved import Unserved
 
@@ -74,6 +75,7 @@ class Keeper:
         )
         self._pacing = Pacing(timers, clock)
         self.rebuilds = Rebuilds(kernel, self.claims, self.achieved, timers, report, clock)
+        self._slow_start = SlowStart(timers, clock)
         self._foreign: set[VirtualServerKey] = set()
 
     @property
@@ -170,9 +172,9 @@ class Keeper:
     def _difference(self, key: Key) -> Iterable[Operation]:
         if isinstance(key, VirtualServerKey):
             held = self.achieved.virtual_servers.get(key)
-            return diff.virtual_server(
-                key, self._pacing.attainable(key, self.claims.frontend(key), held), held
-            )
+            paced = self._pacing.attainable(key, self.claims.frontend(key), held)
+            attainable = self._slow_start.attainable(key, paced, held, is_starting=not self.may_remove)
+            return diff.virtual_server(key, attainable, held)
         if isinstance(key, SetMember):
             return diff.member(key, wanted=self.claims.wanted(key), achieved=self.achieved)
         return diff.vip(key, wanted=self.claims.wanted(key), achieved=self.achieved)
@@ -244,6 +246,11 @@ class Keeper:
         with self._pacing.turn() as key:
             if key is not None:
                 self.bring({key: None})
+
+    def take_step(self, key: VirtualServerKey) -> None:
+        """Give real servers that start slowly the weights that are due."""
+        self._slow_start.take_step(key)
+        self.bring({key: None})
 
     def check_drain(self, key: VirtualServerKey) -> None:
         """Remove draining real servers that have lost their last connection."""

@@ -46,6 +46,7 @@ from ipvs_agent.reconcile.timers import (
     AuditDue,
     DrainCheck,
     FlowsDue,
+    RampStep,
     RebuildDue,
     Retry,
     SchedulerTurn,
@@ -236,6 +237,8 @@ class Reconciler:
             self._older_flows.forget()
         elif isinstance(task, SchedulerTurn):
             self._keeper.change_scheduler()
+        elif isinstance(task, RampStep):
+            self._keeper.take_step(task.key)
         elif task.number in (AuditDue.URGENT, self._audits):
             self._start_audit()
 

@@ -43,7 +43,13 @@ class SchedulerTurn(msgspec.Struct, frozen=True):
     """Give the next virtual server the scheduler that it waits for."""
 
 
-Task = Retry | DrainCheck | RebuildDue | AuditDue | FlowsDue | SchedulerTurn
+class RampStep(msgspec.Struct, frozen=True):
+    """Give real servers of a virtual server that start slowly the weights that are due."""
+
+    key: VirtualServerKey
+
+
+Task = Retry | DrainCheck | RebuildDue | AuditDue | FlowsDue | SchedulerTurn | RampStep
 
 
 class Timers:

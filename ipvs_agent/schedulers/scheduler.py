@@ -14,6 +14,9 @@ FLAG_BITS = (ServiceFlags.SCHEDULER_1, ServiceFlags.SCHEDULER_2, ServiceFlags.SC
 PLAIN_FLAGS = ("flag-1", "flag-2", "flag-3")
 """Their names where a scheduler gives them none of its own; every scheduler takes these names, too."""
 
+RAMP_STEPS = 10
+"""Of a slow start. A weight of 1 cannot grow, so all weights are this much larger where there is one."""
+
 
 class Weight(enum.Enum):
     """What a weight above 0 means to a scheduler; 0 takes a real server out for new connections in all."""
@@ -73,6 +76,11 @@ class Scheduler(msgspec.Struct, frozen=True):
     def default_flags(self) -> int:
         """Return the flags for a configuration that names it as ipvs.scheduler."""
         return self.safe_flags | self.kube_proxy_flags
+
+    @property
+    def can_ramp(self) -> bool:
+        """Tell whether a weight that grows brings a real server more and more connections, and moves none."""
+        return self.weight is Weight.SHARE and not self.table_size
 
     @property
     def flag_bits(self) -> dict[str, int]:

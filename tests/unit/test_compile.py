@@ -234,7 +234,7 @@ class TestDurations:
         ]
 
     def test_they_are_those_of_the_service_on_every_address(self):
-        assert ({(90, 60)}, []) == self.durations(drain_timeout="1m30s", slow_start="60s")
+        assert ({(90, 60)}, []) == self.durations(drain_timeout="1m30s", slow_start="60s", scheduler="wrr")
 
     def test_the_nodes_timeout_is_for_services_that_say_none(self):
         node = changed(NODE, drain_seconds=300.0)

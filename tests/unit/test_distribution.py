@@ -219,6 +219,42 @@ class TestCaps:
         )
 
 
+class TestSlowStart:
+    def test_all_weights_are_larger_so_that_they_can_grow(self):
+        plain = compiled(A, C, scheduler="wrr", slow_start="60s")
+        weighed = compiled(A, C, scheduler="wlc", slow_start="60s", weights="local=65535")
+
+        assert ({11: 10, 13: 10}, 60, []) == (
+            weights(plain),
+            plain.frontends[0].slow_start_seconds,
+            said(plain),
+        )
+        assert {11: 655350, 13: 10} == weights(weighed)
+
+    def test_to_others_it_means_nothing_and_that_is_said(self):
+        plan = compiled(A, C, scheduler="mh", slow_start="60s")
+
+        assert ({11: 1, 13: 1}, 0) == (weights(plan), plan.frontends[0].slow_start_seconds)
+        assert [
+            "metadata.annotations[ipvs-agent.io/slow-start]: "
+            "means nothing to mh; use wrr, wlc, sed, nq or twos"
+        ] == said(plan)
+
+    def test_behind_a_mark_with_a_table_of_its_own_there_is_none(self):
+        plan = compiled(
+            *(A, C),
+            ports=[port(load_balancer_ips=["198.51.100.7"])],
+            marks=[MARK],
+            services={"external_local": True, "affinity_seconds": 60},
+            scheduler="wrr",
+            slow_start="60s",
+        )
+
+        assert [(60, {11: 10, 13: 10}), (60, {11: 10}), (0, {11: 1, 13: 1})] == [
+            (one.slow_start_seconds, weights(plan, number)) for number, one in enumerate(plan.frontends)
+        ]
+
+
 class TestAffinity:
     STICKY = {"affinity_seconds": 60}  # noqa: RUF012 - nobody changes it
     PORTS = (port(number=80, name="http"), port(number=443, name="https"))

@@ -21,6 +21,7 @@ PURE_MODULES = (
     "reconcile/drain",
     "reconcile/drift",
     "reconcile/settings",
+    "reconcile/slow_start",
     "reconcile/timers",
 )
 IMPURE = {
