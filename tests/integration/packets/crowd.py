@@ -16,6 +16,7 @@ from tests import objects
 from tools.lab import talk
 
 SCHEDULER = "ipvs-agent.io/scheduler"
+WEIGHTS = "ipvs-agent.io/weights"
 
 _RESET = struct.pack("ii", 1, 0)
 
@@ -42,9 +43,10 @@ def endpoints(stock, family, pods, fields=None, *, target=8080):
     )
 
 
-def asking(stock, pods, annotations, fields=None):
+def asking(stock, pods, annotations, fields=None, **spec):
     """A Service with annotations over pods, as objects."""
-    return [service(stock, annotations), *(endpoints(stock, family, pods, fields) for family in (4, 6))]
+    made = service(stock, annotations, **spec)
+    return [made, *(endpoints(stock, family, pods, fields) for family in (4, 6))]
 
 
 def address_of(pod, family):

@@ -29,19 +29,66 @@ BAD_DURATIONS = {
     "too long": "900000h",
     "beyond all numbers": f"{'9' * 400}s",
 }
+BAD_COUNTS = {
+    "negative": "-1",
+    "0": "0",
+    "fraction": "100.5",
+    "unit": "1k",
+    "too high": "2147483648",
+    "beyond all numbers": "9" * 5000,
+}
+
+
+# What a Service asks for rightly: in annotations, and in its spec.
+NOTHING = ({}, {})
+BY_SOURCE = ({SCHEDULER: "sh"}, {})
+BY_MAGLEV = ({SCHEDULER: "mh"}, {})
+AS_KUBE_ROUTER_HAS_IT = ({"kube-router.io/service.scheduler": "mh"}, {})
+WEIGHTED = ({SCHEDULER: "wlc"}, {})
+CAPPED = ({"ipvs-agent.io/max-connections": "1000"}, {})
+AFFINE = ({}, {"sessionAffinity": "ClientIP"})
+BASES = [NOTHING, BY_SOURCE, BY_MAGLEV, AS_KUBE_ROUTER_HAS_IT, WEIGHTED, CAPPED, AFFINE]
 # By annotation: what the Service asks for rightly beside it, and what is bad for this one alone.
 ANNOTATIONS = {
-    SCHEDULER: ({}, {"misspelt": "wr", "capitals": "LC"}),
-    f"{SCHEDULER}.tcp-80": ({}, {"a flag": "sh-port"}),
-    "kube-router.io/service.scheduler": ({}, {"misspelt": "lcc"}),
+    SCHEDULER: (NOTHING, {"misspelt": "wr", "capitals": "LC"}),
+    f"{SCHEDULER}.tcp-80": (NOTHING, {"a flag": "sh-port"}),
+    "kube-router.io/service.scheduler": (NOTHING, {"misspelt": "lcc"}),
     "ipvs-agent.io/scheduler-flags": (
-        {SCHEDULER: "sh"},
+        BY_SOURCE,
         {"another's": "mh-port", "one of two": "sh-port,sh-prt", "none and one": "none,sh-port"},
     ),
-    "ipvs-agent.io/scheduler-flags.tcp-80": ({SCHEDULER: "mh"}, {"a number": "8"}),
-    "kube-router.io/service.schedflags": ({"kube-router.io/service.scheduler": "mh"}, {"a number": "16"}),
-    "ipvs-agent.io/drain-timeout": ({SCHEDULER: "wlc"}, BAD_DURATIONS),
-    "ipvs-agent.io/slow-start": ({SCHEDULER: "wlc"}, BAD_DURATIONS | {"too short": "0s"}),
+    "ipvs-agent.io/scheduler-flags.tcp-80": (BY_MAGLEV, {"a number": "8"}),
+    "kube-router.io/service.schedflags": (
+        AS_KUBE_ROUTER_HAS_IT,
+        {"a number": "16"},
+    ),
+    "ipvs-agent.io/weights": (
+        WEIGHTED,
+        {
+            "no number": "local",
+            "negative": "other=-1",
+            "fraction": "other=1.5",
+            "too high": "other=65536",
+            "beyond all numbers": f"other={'9' * 5000}",
+            "twice": "local=1,local=2",
+            "misspelt": "locl=1",
+            "one of two": "local=1,",
+            "no name": "node:=1",
+            "shell in a name": f"zone:{SHELL}=1",
+        },
+    ),
+    "ipvs-agent.io/max-connections": (WEIGHTED, BAD_COUNTS),
+    "ipvs-agent.io/resume-connections": (
+        CAPPED,
+        BAD_COUNTS | {"above the cap": "1001"},
+    ),
+    "ipvs-agent.io/affinity-mask": (
+        AFFINE,
+        {"too long": "33", "too long for IPv6": "24/129", "0": "0", "a mask": "255.255.255.0"},
+    ),
+    "ipvs-agent.io/affinity-shared": (AFFINE, {"capitals": "TRUE!", "a number": "2"}),
+    "ipvs-agent.io/drain-timeout": (WEIGHTED, BAD_DURATIONS),
+    "ipvs-agent.io/slow-start": (WEIGHTED, BAD_DURATIONS | {"too short": "0s"}),
 }
 CASES = [
     (key, what, value, base)
@@ -49,7 +96,6 @@ CASES = [
     for what, value in (EVER_BAD | bad).items()
 ]
 STOCK = [Stock(number) for number, _ in enumerate(CASES, start=1)]
-BASES = list({str(base): base for base, _ in ANNOTATIONS.values()}.values())
 NEIGHBOURS = [Stock(254 - number) for number, _ in enumerate(BASES)]
 """Services that ask for the same without anything bad."""
 
@@ -62,8 +108,8 @@ def neighbours(lab):
     """The Services in which nothing is bad."""
     return [
         thing
-        for stock, base in zip(NEIGHBOURS, BASES, strict=True)
-        for thing in crowd.asking(stock, lab.pods, base)
+        for stock, (annotations, spec) in zip(NEIGHBOURS, BASES, strict=True)
+        for thing in crowd.asking(stock, lab.pods, annotations, **spec)
     ]
 
 
@@ -71,8 +117,8 @@ def services(lab, *, bad):
     """All others."""
     return [
         thing
-        for stock, (key, _, value, base) in zip(STOCK, CASES, strict=True)
-        for thing in crowd.asking(stock, lab.pods, base | ({key: value} if bad else {}))
+        for stock, (key, _, value, (annotations, spec)) in zip(STOCK, CASES, strict=True)
+        for thing in crowd.asking(stock, lab.pods, annotations | ({key: value} if bad else {}), **spec)
     ]
 
 

@@ -58,7 +58,7 @@ def by_pod(pods):
 
 
 @families
-@pytest.mark.parametrize("scheduler", ["rr", "wrr"])
+@pytest.mark.parametrize("scheduler", ["rr", pytest.param("wrr", marks=long)])
 def test_turns(node, lab, family, scheduler):
     with at(lab, scheduler, family) as clients:
         went = clients.come(COUNT)

@@ -10,8 +10,8 @@ import pytest
 
 from ipvs_agent.schedulers import SCHEDULERS
 from tests.integration.packets import crowd
-from tests.integration.packets.crowd import SCHEDULER, Crowd
-from tests.integration.packets.stock import Stock, running
+from tests.integration.packets.crowd import SCHEDULER, WEIGHTS, Crowd
+from tests.integration.packets.stock import Stock, families, running
 from tests.lab import Node
 from tools.lab import talk
 
@@ -28,6 +28,11 @@ PLACES = [(name, family) for name in NAMES for family in FAMILIES]
 DRAINING = [place for place in PLACES if place[0] != "dh"]
 
 
+ROOM = "other=40"
+"""Weights that leave room for all of them at one pod, under ovf, too, and for all pods in the table of sh."""
+WHERE = {"a": {"nodeName": "node-a"}}
+
+
 class Holding:
     """The crowds that hold, one for each place, and what the node is to serve them."""
 
@@ -41,12 +46,15 @@ class Holding:
         gone = without or {}
         self.node.put(
             *(
-                crowd.service(stock, {SCHEDULER: name, **(more or {})}, **spec)
+                crowd.service(stock, {SCHEDULER: name, WEIGHTS: ROOM, **(more or {})}, **spec)
                 for stock, name in zip(STOCK.values(), asked, strict=True)
             ),
             *(
                 crowd.endpoints(
-                    STOCK[place[0]], place[1], [pod for pod in self.pods if pod.name != gone.get(place)]
+                    STOCK[place[0]],
+                    place[1],
+                    [pod for pod in self.pods if pod.name != gone.get(place)],
+                    WHERE,
                 )
                 for place in PLACES
             ),
@@ -71,6 +79,14 @@ class Holding:
             (name, family): found.get(STOCK[name].cluster_ip(family), {}).get(pod)
             for (name, family), pod in pods.items()
         }
+
+    def are_drained(self, pods):
+        """Tell whether these pods take no new connections, by place, and are there for those they have."""
+        return set(self.weights(pods).values()) == {0}
+
+    def take(self, pods):
+        """Tell whether these pods take new connections, by place."""
+        return all(self.weights(pods).values())
 
     def reached(self, places):
         """Who answers new clients, by place."""
@@ -116,12 +132,12 @@ def holding(lab, tmp_path_factory):
 def test_a_drained_pod_keeps_them_and_gets_no_new_ones(holding):
     busiest = holding.busiest(DRAINING)
     holding.serve(without=busiest)
-    holding.node.wait_for(lambda: set(holding.weights(busiest).values()) == {0})
+    holding.node.wait_for(lambda: holding.are_drained(busiest))
 
     assert not [place for place, pods in holding.reached(DRAINING).items() if busiest[place] in pods]
     assert {} == holding.lost()
     holding.serve()
-    holding.node.wait_for(lambda: set(holding.weights(busiest).values()) == {1})
+    holding.node.wait_for(lambda: holding.take(busiest))
     assert {} == holding.lost()
 
 
@@ -129,36 +145,39 @@ def test_a_kill_does_not_wake_what_drains(holding):
     """What left or returned while no agent was there is put right by the next one."""
     busiest = holding.busiest(DRAINING)
     holding.serve(without=busiest)
-    holding.node.wait_for(lambda: set(holding.weights(busiest).values()) == {0})
+    holding.node.wait_for(lambda: holding.are_drained(busiest))
     holding.kill()
     assert {} == holding.lost()
     holding.start()
 
-    assert {0} == set(holding.weights(busiest).values())
+    assert holding.are_drained(busiest)
     assert not [place for place, pods in holding.reached(DRAINING).items() if busiest[place] in pods]
     assert {} == holding.lost()
     holding.kill()
     holding.serve()
     holding.start()
-    assert {1} == set(holding.weights(busiest).values())
+    assert holding.take(busiest)
     assert {} == holding.lost()
 
 
 @pytest.mark.parametrize("step", [1, 5])
 def test_a_new_scheduler_keeps_them(holding, step):
-    """Each Service takes the scheduler of another; a pod that drains gets no new connection there either."""
+    """Each Service takes the scheduler of another; a pod that drains gets no new connection there either.
+
+    Under dh nothing drains, until the Service has left it, too.
+    """
     asked = [*NAMES[step:], *NAMES[:step]]
     now = dict(zip(NAMES, asked, strict=True))
-    draining = [(name, family) for name, family in PLACES if now[name] not in ("dh", "ovf")]
+    draining = [(name, family) for name, family in PLACES if "dh" not in (name, now[name])]
     busiest = holding.busiest(draining)
     holding.serve(without=busiest, asked=asked)
-    holding.node.wait_for(lambda: set(holding.weights(busiest).values()) == {0})
+    holding.node.wait_for(lambda: holding.are_drained(busiest))
     holding.node.wait_for(lambda: holding.schedulers() == asked)
 
     assert not [place for place, pods in holding.reached(draining).items() if busiest[place] in pods]
     assert {} == holding.lost()
     holding.serve()
-    holding.node.wait_for(lambda: set(holding.weights(busiest).values()) == {1})
+    holding.node.wait_for(lambda: holding.take(busiest))
     holding.node.wait_for(lambda: holding.schedulers() == NAMES)
     assert {} == holding.lost()
 
@@ -168,6 +187,8 @@ def test_a_new_scheduler_keeps_them(holding, step):
     [
         pytest.param({"ipvs-agent.io/scheduler-flags": "flag-1,flag-2"}, {}, id="flags"),
         pytest.param({"ipvs-agent.io/scheduler-flags": "none"}, {}, id="no flags"),
+        pytest.param({WEIGHTS: "local=90,other=20"}, {}, id="weights"),
+        pytest.param({WEIGHTS: "local=0,other=20"}, {}, id="weight 0"),
         pytest.param({}, {"sessionAffinity": "ClientIP"}, id="affinity"),
     ],
 )
@@ -179,3 +200,22 @@ def test_a_setting_on_and_off_keeps_them(holding, annotations, spec):
     holding.serve()
     holding.node.wait_for(lambda: holding.node.virtual_servers() == before)
     assert {} == holding.lost()
+
+
+@families
+def test_under_dh_a_pod_goes_at_once(holding, lab, family):
+    """There is no fallback, so that as long as it drained all clients would be refused."""
+    stock, by_destination = Stock(len(STOCK) + 1), {SCHEDULER: "dh"}
+    node, address = holding.node, stock.cluster_ip(family)
+    try:
+        node.put(*crowd.asking(stock, lab.pods, by_destination), file="dh.json")
+        busy = node.wait_for_answer(lab.client, talk.TCP, address, 80).name
+        others = [pod for pod in lab.pods if pod.name != busy]
+        with Crowd(lab, stock, family) as clients:
+            assert [busy] * 5 == clients.come(5)
+            node.put(*crowd.asking(stock, others, by_destination), file="dh.json")
+            node.wait_for(lambda: busy not in crowd.weights(node)[address])
+            (now,) = set(clients.come(5))
+            assert now in {pod.name for pod in others}
+    finally:
+        node.put(file="dh.json")
