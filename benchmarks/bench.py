@@ -19,7 +19,7 @@ from ipvs_agent.addresses import Address, parse_network
 from ipvs_agent.desired.shim import Masquerade
 from ipvs_agent.kernel.api import Outcomes
 from ipvs_agent.kernel.node import NodeKernel
-from ipvs_agent.operations import AddRealServer, IpvsOperation
+from ipvs_agent.operations import AddRealServer, IpvsOperation, SetVirtualServer
 from ipvs_agent.reconcile.foundation import Needs
 from ipvs_agent.reconcile.messages import Stop
 from ipvs_agent.reconcile.reconciler import Reconciler
@@ -73,6 +73,8 @@ class AgentInProcess:
         """When the last batch for IPVS was done."""
         self.added: dict[Address, float] = {}
         """When a real server was last added, by its address."""
+        self.edited = 0
+        """How many virtual servers were changed after they had been made."""
         self.busy = 0.0
         """Seconds that its thread did not wait; a clock of CPU time misses what is over before it ticks."""
         self._is_serving = threading.Event()
@@ -160,6 +162,8 @@ class AgentInProcess:
             for operation in operations:
                 if isinstance(operation, AddRealServer):
                     self.added[operation.real_server.address] = self.applied
+                elif isinstance(operation, SetVirtualServer):
+                    self.edited += 1
             return outcomes
 
         kernel.ipvs.apply = timed  # type: ignore[method-assign]
