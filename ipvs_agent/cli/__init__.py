@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ipvs_agent import __version__
 from ipvs_agent.errors import AgentError, ConfigError, PermissionDenied
 
-COMMANDS = ("run", "status", "schedulers", "check", "cleanup")
+COMMANDS = ("run", "status", "explain", "schedulers", "check", "cleanup")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

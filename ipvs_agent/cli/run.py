@@ -9,19 +9,14 @@ import signal
 import threading
 import time
 
-from ipvs_agent import __version__, logs, schedulers
-from ipvs_agent.cli import configuration
-from ipvs_agent.config import AgentConfig, LocalMode, node_name, remarks
-from ipvs_agent.desired.shim import Masquerade
+from ipvs_agent import __version__, logs
+from ipvs_agent.cli import configuration, wiring
+from ipvs_agent.config import AgentConfig, node_name, remarks
 from ipvs_agent.kernel.node import NodeKernel
-from ipvs_agent.reconcile.foundation import Needs
 from ipvs_agent.reconcile.messages import AddressesChanged, Stop
 from ipvs_agent.reconcile.reconciler import Reconciler
 from ipvs_agent.reconcile.settings import Settings
 from ipvs_agent.reconcile.worker import ThreadWorker
-from ipvs_agent.schedulers.annotations import Choice
-from ipvs_agent.sources.changes import Source
-from ipvs_agent.sources.manifests import Manifests
 
 logger = logging.getLogger("ipvs_agent")
 
@@ -34,13 +29,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Serve the Services of a Kubernetes cluster, or of manifests, on this node.",
     )
     configuration.add_options(parser)
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--manifests", type=configuration.path, metavar="PATH", help="a file or folder of JSON or YAML"
-    )
-    source.add_argument(
-        "--kubeconfig", type=configuration.path, metavar="FILE", help="how to reach the API server"
-    )
+    wiring.add_source_options(parser)
     parser.add_argument("--once", action="store_true", help="one sync; status 0 when all was achieved")
     parser.add_argument("-v", "--verbose", action="store_true", help="a log line for each operation")
     parser.set_defaults(handler=run)
@@ -51,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     logs.set_up(verbose=arguments.verbose)
     config, without_effect = configuration.read(arguments)
     name = node_name(arguments.node_name, config)
-    settings = _settings(config, name)
+    settings = wiring.settings(config, name)
     logger.info(logs.event("starting", version=__version__, node=name))
     if without_effect:
         fields = ",".join(without_effect)
@@ -75,7 +64,7 @@ def _run_once(
 ) -> int:
     reconciler = Reconciler(kernel, NodeKernel(), ThreadWorker(), settings, time.monotonic)
     _stop_on_signals(reconciler)
-    source = _source(arguments, config, settings, reconciler)
+    source = wiring.source(arguments, config, settings.node_name, reconciler.tell)
     source.start()
     try:
         return 0 if reconciler.run_once() else 1
@@ -92,14 +81,16 @@ def _run_on(
     from ipvs_agent.serve.events import NullRecorder  # noqa: PLC0415
 
     has_server = arguments.manifests is None
-    events = api_events(_kubeconfig(arguments, config), settings.node_name) if has_server else NullRecorder()
+    events = (
+        api_events(wiring.kubeconfig(arguments, config), settings.node_name) if has_server else NullRecorder()
+    )
     told = RunningOutlets(events)
     reconciler = Reconciler(kernel, NodeKernel(), ThreadWorker(), settings, time.monotonic, told.outlets)
     _stop_on_signals(reconciler)
     with (
         told.running(reconciler.is_healthy),
         started(AddressEvents(lambda: reconciler.tell(AddressesChanged()))),
-        started(_source(arguments, config, settings, reconciler)),
+        started(wiring.source(arguments, config, settings.node_name, reconciler.tell)),
     ):
         reconciler.run()
 
@@ -120,43 +111,3 @@ def _end_process(fault: threading.ExceptHookArgs) -> None:
         "a fault in the thread %s ends the agent", fault.thread and fault.thread.name, exc_info=trace
     )
     os._exit(1)
-
-
-def _settings(config: AgentConfig, name: str) -> Settings:
-    scheduler = schedulers.SCHEDULERS[config.scheduler]
-    detection = config.detect_local
-    return Settings(
-        node_name=name,
-        scheduler=Choice(scheduler.name, scheduler.default_flags),
-        node_port_networks=config.node_port_addresses,
-        node_port_primary=config.node_port_primary,
-        sync_period=config.sync_period,
-        drain_seconds=config.drain_seconds,
-        detects_by_node=detection.mode is LocalMode.NODE_CIDR,
-        needs=Needs(
-            scheduler_module=scheduler.module,
-            masquerade=Masquerade(
-                bit=config.masquerade_bit,
-                everything=config.masquerade_all,
-                cluster_networks=config.cluster_networks if detection.mode is LocalMode.CLUSTER_CIDR else (),
-                cluster_interface=detection.interface,
-                knows_node=detection.mode is not LocalMode.CLUSTER_CIDR,
-            ),
-            strict_arp=config.strict_arp,
-        ),
-    )
-
-
-def _source(
-    arguments: argparse.Namespace, config: AgentConfig, settings: Settings, reconciler: Reconciler
-) -> Source:
-    if arguments.manifests is not None:
-        return Manifests(arguments.manifests, reconciler.tell)
-    # The client of the Kubernetes API takes half a second to import, and a run on manifests need not wait.
-    from ipvs_agent.sources.kube import KubeSource  # noqa: PLC0415
-
-    return KubeSource(_kubeconfig(arguments, config), settings.node_name, reconciler.tell)
-
-
-def _kubeconfig(arguments: argparse.Namespace, config: AgentConfig) -> str | None:
-    return str(arguments.kubeconfig or config.kubeconfig) or None

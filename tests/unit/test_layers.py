@@ -10,7 +10,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = ROOT / "ipvs_agent"
 
-PURE = ("addresses", "durations", "errors", "model", "operations", "schedulers", "desired", "status")
+PURE = (
+    "addresses",
+    "durations",
+    "errors",
+    "model",
+    "operations",
+    "schedulers",
+    "desired",
+    "explain",
+    "status",
+)
 PURE_MODULES = (
     "check/facts",
     "check/findings",
@@ -42,6 +52,7 @@ ALLOWED = {
     "check": {"config", "desired", "kernel", "schedulers"},
     "schedulers": set(),
     "desired": {"schedulers"},
+    "explain": {"desired", "schedulers"},
     "kernel": set(),
     "config": {"schedulers", "sources"},
     "sources": set(),
@@ -50,7 +61,7 @@ ALLOWED = {
     "reconcile": {"desired", "kernel", "logs", "schedulers", "sources"},
     "testing": {"desired", "kernel", "schedulers", "sources"},
     "cli": {
-        *("check", "config", "desired", "kernel", "logs"),
+        *("check", "config", "desired", "explain", "kernel", "logs"),
         *("reconcile", "schedulers", "serve", "sources", "status"),
     },
 }

@@ -1,0 +1,1 @@
+"""Why a Service is served as it is, in words."""
