@@ -6,7 +6,7 @@ Annotations are written by users: one that makes no sense gives what holds witho
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -14,9 +14,11 @@ import msgspec
 from ipvs_agent.addresses import Family
 from ipvs_agent.durations import parse_duration
 from ipvs_agent.model import FULL_NETMASK, Service
-from ipvs_agent.schedulers.annotations import Fault, quote
+from ipvs_agent.schedulers.annotations import FLAGS, SCHEDULER, Fault, quote
+from ipvs_agent.schedulers.guess import closest
 from ipvs_agent.schedulers.weights import Weights, parse_weights
 
+PREFIX = "ipvs-agent.io/"
 WEIGHTS = "ipvs-agent.io/weights"
 MOST_CONNECTIONS = "ipvs-agent.io/max-connections"
 RESUME_CONNECTIONS = "ipvs-agent.io/resume-connections"
@@ -24,6 +26,13 @@ AFFINITY_MASK = "ipvs-agent.io/affinity-mask"
 AFFINITY_SHARED = "ipvs-agent.io/affinity-shared"
 SLOW_START = "ipvs-agent.io/slow-start"
 DRAIN_TIMEOUT = "ipvs-agent.io/drain-timeout"
+
+_BY_PORT = (SCHEDULER, FLAGS)
+_KNOWN = (
+    *(*_BY_PORT, WEIGHTS, MOST_CONNECTIONS, RESUME_CONNECTIONS),
+    *(AFFINITY_MASK, AFFINITY_SHARED, SLOW_START, DRAIN_TIMEOUT),
+)
+_KEY = re.compile(r"[-A-Za-z0-9_./]{1,128}")
 
 HIGHEST_THRESHOLD = 2**31 - 1
 """What the kernel takes (ip_vs_ctl.c)."""
@@ -65,6 +74,7 @@ def read_wishes(service: Service, drain_seconds: float | None) -> tuple[Wishes, 
     if not service.annotations:
         return Wishes(drain_seconds=drain_seconds), []
     reader = _Reader(service.annotations)
+    reader.faults += _unknown(service)
     most, resume = _caps(reader)
     drain = reader.read(DRAIN_TIMEOUT, lambda text: _seconds(text, 0, LONGEST_DRAIN))
     wishes = Wishes(
@@ -102,6 +112,25 @@ class _Reader:
     def fault(self, key: str, reason: str) -> None:
         """Say of an annotation what is wrong with it."""
         self.faults.append(Fault(key, reason))
+
+
+def _unknown(service: Service) -> Iterator[Fault]:
+    """Yield a fault for each annotation that is meant for the agent and that it does not know."""
+    for key in service.annotations:
+        if key in _KNOWN or not key.startswith(PREFIX):
+            continue
+        name, _, port_name = key.removeprefix(PREFIX).partition(".")
+        if PREFIX + name in _BY_PORT:
+            names = tuple({port.name: None for port in service.ports})
+            if port_name and port_name in names:
+                continue
+            reason, guess = f"the Service has no port {quote(port_name)}", closest(port_name, names)
+        else:
+            known = tuple(one.removeprefix(PREFIX) for one in _KNOWN)
+            reason, guess = "is not an annotation that the agent knows", closest(name, known)
+        yield Fault(
+            key if _KEY.fullmatch(key) else quote(key), reason + (f"; did you mean {guess}?" if guess else "")
+        )
 
 
 def _caps(reader: _Reader) -> tuple[int, int]:

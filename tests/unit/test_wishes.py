@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -218,6 +220,58 @@ def test_one_that_makes_no_sense_does_not_take_another_along():
     wishes, (fault,) = read({DRAIN_TIMEOUT: "never", SLOW_START: "1m"})
 
     assert (30, 60, DRAIN_TIMEOUT) == (wishes.drain_seconds, wishes.slow_start_seconds, fault.annotation)
+
+
+UNKNOWN = "is not an annotation that the agent knows"
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("max-connection", f"{UNKNOWN}; did you mean max-connections?"),
+        ("Weights", f"{UNKNOWN}; did you mean weights?"),
+        ("weights.http", f"{UNKNOWN}; did you mean weights?"),
+        ("schedler.http", f"{UNKNOWN}; did you mean scheduler?"),
+        ("colour", UNKNOWN),
+        ("", UNKNOWN),
+        ("scheduler.htp", "the Service has no port 'htp'; did you mean http?"),
+        ("scheduler-flags.metrics", "the Service has no port 'metrics'"),
+        ("scheduler.", "the Service has no port ''"),
+    ],
+)
+def test_an_annotation_that_nobody_knows_is_said(key, reason):
+    assert (DEFAULT, [Fault(f"ipvs-agent.io/{key}", reason)]) == read({f"ipvs-agent.io/{key}": "1"})
+
+
+@pytest.mark.parametrize("key", ["\x1b[2J", 10240 * "x", "$(reboot)"])
+def test_whatever_its_name_is_it_does_no_harm(key):
+    _, (fault,) = read({f"ipvs-agent.io/{key}": "1"})
+
+    assert fault.annotation.isascii()
+    assert fault.annotation.isprintable()
+    assert len(fault.annotation) <= 128
+
+
+def test_annotations_of_ports_and_of_others_are_known():
+    asked = {"ipvs-agent.io/scheduler.http": "lc", "kube-router.io/service.local": "", "example.org/x": ""}
+
+    assert (DEFAULT, []) == read(asked)
+
+
+def test_the_examples_of_the_page_about_annotations_are_taken():
+    text = (Path(__file__).parents[2] / "docs" / "annotations.md").read_text()
+    examples = [
+        dict(word.split("=", 1) for word in line.split()[4:])
+        for line in text.splitlines()
+        if line.startswith("kubectl annotate service web ")
+    ]
+    rows = re.findall(r"^\| `(ipvs-agent.io/[a-z-]+)` \| `([^`]+)` \|", text, re.MULTILINE)
+
+    assert [[]] * len(examples) == [read(example, *DUAL)[1] for example in examples]
+    assert set(EVERY) == {key for example in examples for key in example} - {"ipvs-agent.io/scheduler"}
+    assert set(EVERY) == {key for key, _ in rows}
+    needed = {MOST_CONNECTIONS: "1000"}
+    assert [[]] * len(rows) == [read(needed | {key: value}, *DUAL)[1] for key, value in rows]
 
 
 def test_whatever_is_written_there_is_one_line_at_most_for_each():
