@@ -78,26 +78,27 @@ class Achieved:
 
     def record(self, operation: Operation) -> None:
         """Take note of an operation that was done."""
-        if isinstance(operation, AddRealServer | SetRealServer):
-            held = self.virtual_servers[operation.key]
-            held.real_servers[operation.real_server.endpoint] = operation.real_server
-        elif isinstance(operation, DeleteRealServer):
-            held = self.virtual_servers[operation.key]
-            held.real_servers.pop((operation.address, operation.port), None)
-        elif isinstance(operation, AddMember):
-            self._add(operation.member)
-        elif isinstance(operation, DeleteMember):
-            self._discard(operation.member)
-        elif isinstance(operation, AddVirtualServer):
-            self.observe(operation.virtual_server.key, operation.virtual_server, {})
-        elif isinstance(operation, SetVirtualServer):
-            self.virtual_servers[operation.virtual_server.key].virtual_server = operation.virtual_server
-        elif isinstance(operation, DeleteVirtualServer):
-            self.observe(operation.key, None, {})
-        elif isinstance(operation, AddVip):
-            self.vips.add(operation.address)
-        elif isinstance(operation, DeleteVip):
-            self.vips.discard(operation.address)
+        match operation:
+            case AddRealServer() | SetRealServer():
+                held = self.virtual_servers[operation.key]
+                held.real_servers[operation.real_server.endpoint] = operation.real_server
+            case DeleteRealServer():
+                held = self.virtual_servers[operation.key]
+                held.real_servers.pop((operation.address, operation.port), None)
+            case AddMember():
+                self._add(operation.member)
+            case DeleteMember():
+                self._discard(operation.member)
+            case AddVirtualServer():
+                self.observe(operation.virtual_server.key, operation.virtual_server, {})
+            case SetVirtualServer():
+                self.virtual_servers[operation.virtual_server.key].virtual_server = operation.virtual_server
+            case DeleteVirtualServer():
+                self.observe(operation.key, None, {})
+            case AddVip():
+                self.vips.add(operation.address)
+            case DeleteVip():
+                self.vips.discard(operation.address)
 
     def observe(
         self, key: VirtualServerKey, found: VirtualServer | None, behind: dict[RealServerKey, RealServer]

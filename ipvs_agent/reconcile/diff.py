@@ -25,6 +25,7 @@ from ipvs_agent.operations import (
     DeleteVip,
     DeleteVirtualServer,
     Operation,
+    Phase,
     SetRealServer,
     SetVirtualServer,
 )
@@ -49,6 +50,8 @@ def virtual_server(key: VirtualServerKey, wanted: Frontend | None, held: Held | 
 
 
 def _real_servers(key: VirtualServerKey, wanted: Frontend, held: Held) -> Iterator[Operation]:
+    if wanted.real_servers == tuple(held.real_servers.values()):
+        return  # as mostly where all is looked at
     staying: set[RealServerKey] = set()
     for real_server in wanted.real_servers:
         staying.add(real_server.endpoint)
@@ -94,4 +97,4 @@ def removes(operation: Operation) -> bool:
     """Tell whether an operation takes something from clients."""
     if isinstance(operation, SetRealServer):
         return operation.real_server.weight == 0
-    return isinstance(operation, DeleteMember | DeleteRealServer | DeleteVip | DeleteVirtualServer)
+    return operation.phase > Phase.ADD_VIPS

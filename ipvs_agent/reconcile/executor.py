@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
@@ -74,7 +73,10 @@ def execute(
     wanted: says what a virtual server is to be.
     """
     failures: list[Failure] = []
-    for phase, group in itertools.groupby(sorted(operations, key=_phase), _phase):
+    by_phase: dict[Phase, list[Operation]] = {}
+    for operation in operations:
+        by_phase.setdefault(_phase(operation), []).append(operation)
+    for phase, group in sorted(by_phase.items()):
         batch: list[Operation] = []
         for operation in group:
             if isinstance(operation, DeleteMember) and operation.member not in achieved.members:
@@ -99,6 +101,8 @@ def _obstacle(operation: Operation, achieved: Achieved, wanted: _Wanted) -> str:
     clients that a set is to shut out, and a VIP must not swallow packets that no virtual server takes.
     """
     match operation:
+        case AddRealServer() | SetRealServer():  # asked first, for most are these
+            obstacle = _what_real_server_lacks(operation, achieved, wanted)
         case AddMember():
             obstacle = _what_comes_first(operation.member, achieved, wanted)
         case DeleteMember():
@@ -107,18 +111,25 @@ def _obstacle(operation: Operation, achieved: Achieved, wanted: _Wanted) -> str:
             obstacle = _what_vip_lacks(operation.address, achieved)
         case AddVirtualServer():
             obstacle = _missing_member(wanted(operation.virtual_server.key), achieved)
-        case SetVirtualServer() | AddRealServer() | SetRealServer() if not _is_there(operation, achieved):
-            obstacle = "its virtual server is not there"
-        case AddRealServer() | SetRealServer() if operation.real_server.weight:
-            # One that drains is there without a restriction, and is not opened before it has one again.
-            obstacle = _missing_member(wanted(operation.key), achieved, restricts_only=True)
+        case SetVirtualServer() if operation.virtual_server.key not in achieved.virtual_servers:
+            obstacle = _NO_VIRTUAL_SERVER
         case _:
             obstacle = ""
     return obstacle
 
 
-def _is_there(operation: Operation, achieved: Achieved) -> bool:
-    return key_of(operation) in achieved.virtual_servers
+_NO_VIRTUAL_SERVER = "its virtual server is not there"
+
+
+def _what_real_server_lacks(
+    operation: AddRealServer | SetRealServer, achieved: Achieved, wanted: _Wanted
+) -> str:
+    if operation.key not in achieved.virtual_servers:
+        return _NO_VIRTUAL_SERVER
+    if not operation.real_server.weight:
+        # One that drains is there without a restriction, and is not opened before it has one again.
+        return ""
+    return _missing_member(wanted(operation.key), achieved, restricts_only=True)
 
 
 def _what_vip_lacks(vip: Address, achieved: Achieved) -> str:
@@ -185,11 +196,10 @@ def _allowed(frontend: Frontend) -> set[SetMember]:
 
 
 def _phase(operation: Operation) -> Phase:
-    if isinstance(operation, AddMember) and sets.restricts(operation.member):
-        return Phase.RESTRICT
-    if isinstance(operation, DeleteMember) and sets.restricts(operation.member):
-        return Phase.UNRESTRICT
-    return operation.phase
+    phase = operation.phase
+    if phase in _SET_PHASES and sets.restricts(cast("SetOperation", operation).member):
+        return Phase.RESTRICT if phase is Phase.ADD_MEMBERS else Phase.UNRESTRICT
+    return phase
 
 
 def _apply(phase: Phase, batch: Sequence[Operation], kernel: Kernel) -> Outcomes:

@@ -8,6 +8,7 @@ where it should be.
 from __future__ import annotations
 
 import contextlib
+import gc
 import queue
 from collections.abc import Callable
 
@@ -42,6 +43,7 @@ from ipvs_agent.reconcile.older_flows import OlderFlows
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.settings import Settings, is_touched, needs_now, node_view
+from ipvs_agent.reconcile.stages import Stages
 from ipvs_agent.reconcile.timers import (
     AuditDue,
     DrainCheck,
@@ -56,7 +58,7 @@ from ipvs_agent.reconcile.timers import (
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.worker import Worker
 from ipvs_agent.sources.changes import Change, Kind, Trouble
-from ipvs_agent.sources.store import API_SERVER, Store
+from ipvs_agent.sources.store import FIRST, Store
 
 _ROUND = 500
 """Services that one round compiles; what comes meanwhile waits for no more than that."""
@@ -85,6 +87,7 @@ class Reconciler:
         self._worker = worker
         self._settings = settings
         self._clock = clock
+        self._stages = Stages(clock)
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._store = Store(settings.node_name)
         self._timers = Timers()
@@ -129,9 +132,9 @@ class Reconciler:
     def run(self) -> None:
         """Run until told to Stop; the kernel goes on serving."""
         self.start()
-        while not self._is_stopping:
-            self._wait()
-            self.catch_up()
+        self._go_on_until(lambda: self._keeper.may_remove)
+        gc.freeze()  # what a start has loaded mostly stays, and need not be looked through for garbage
+        self._go_on_until(lambda: False)
         self._keeper.rebuilds.release()
 
     def run_once(self) -> bool:
@@ -152,6 +155,12 @@ class Reconciler:
     def _has_more_to_do(self) -> bool:
         """Tell whether something is under way that does not wait for connections to end."""
         return self._older_flows.are_being_forgotten or self._keeper.rebuilds.is_pending
+
+    def _go_on_until(self, is_enough: Callable[[], bool]) -> None:
+        """Turn the loop until something holds, or until told to Stop."""
+        while not (self._is_stopping or is_enough()):
+            self._wait()
+            self.catch_up()
 
     def _is_done(self) -> bool:
         return self._keeper.may_remove and not self._is_at_work() and not self._lags_behind_node()
@@ -253,12 +262,16 @@ class Reconciler:
         if not self._can_plan():
             return
         is_first = not self._keeper.may_remove
+        if is_first:
+            self._stages.end("sources")
         # At first all is claimed before anything is done: a younger Service must not have, for a moment, the
         # address of an older one that comes later in the list.
         names = self._store.take_dirty(len(self._store.dirty) if is_first else _ROUND)
         if is_first:
             names.sort(key=self._age)
         changed = [self._keeper.claims.replace(name, self._plan(name)) for name in names]
+        if is_first:
+            self._stages.end("compile")
         for start in range(0, len(names), _ROUND):
             now = slice(start, start + _ROUND)
             self._keeper.bring({key: None for keys in changed[now] for key in keys}, names[now])
@@ -274,7 +287,10 @@ class Reconciler:
         keeper.bring(dict.fromkeys((*keeper.claims.keys(), *keeper.achieved.keys())))
         achieved = keeper.achieved
         self._marks.adopt(())  # those of Services that are gone may be given again
-        self._report.serving(len(self._store.services), len(achieved.virtual_servers), len(achieved.vips))
+        self._stages.end("kernel")
+        self._report.serving(
+            len(self._store.services), len(achieved.virtual_servers), len(achieved.vips), self._stages.seconds
+        )
 
     def _plan(self, name: ObjectName) -> ServicePlan | None:
         service = self._store.services.get(name)
@@ -304,10 +320,11 @@ class Reconciler:
         )
         return service, any(endpoint.node == self._settings.node_name for endpoint in behind)
 
-    def _age(self, name: ObjectName) -> tuple[bool, str, ObjectName]:
-        """Return what puts older Services before younger ones, and the API server's own first."""
+    def _age(self, name: ObjectName) -> tuple[int, str, ObjectName]:
+        """Return what puts older Services before younger ones, and first those that others need."""
         service = self._store.services.get(name)
-        return (name != API_SERVER, service.created if service is not None else "", name)
+        rank = FIRST.index(name) if name in FIRST else len(FIRST)
+        return (rank, service.created if service is not None else "", name)
 
     def _refresh_view(self) -> None:
         """Look at the node anew; where it differs, what depends on it is compiled again."""
@@ -380,6 +397,8 @@ class Reconciler:
     def _on_laid(self, laid: Laid) -> None:
         self._is_laying = False
         is_first = self._ground is None
+        if is_first:
+            self._stages.end("foundation")
         self._keeper.capacities.update(laid.ground.capacities)
         if is_first:
             self._marks.adopt(laid.tables.members)

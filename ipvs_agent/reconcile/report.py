@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ipvs_agent.errors import KernelError
 from ipvs_agent.logs import event
@@ -142,9 +142,13 @@ class Report:
         if virtual_servers or foreign:
             logger.info(event("found in the kernel", virtual_servers=virtual_servers, foreign=foreign))
 
-    def serving(self, services: int, virtual_servers: int, vips: int) -> None:
-        """Say that all which the sources ask for is there, for the first time in this process."""
-        logger.info(event("serving", services=services, virtual_servers=virtual_servers, vips=vips))
+    def serving(self, services: int, virtual_servers: int, vips: int, seconds: Mapping[str, float]) -> None:
+        """Say that all which the sources ask for is there, for the first time in this process.
+
+        seconds: how long each stage of the start took.
+        """
+        stages = {f"{stage}_ms": round(each * 1000) for stage, each in seconds.items()}
+        logger.info(event("serving", services=services, virtual_servers=virtual_servers, vips=vips, **stages))
 
     def drifted(self, count: int) -> None:
         """Say that the kernel was not as it had been left."""

@@ -9,7 +9,9 @@ from ipvs_agent.model import EndpointSlice, Node, ObjectName, RealServerKey, Ser
 from ipvs_agent.sources.changes import Kind, Listed, Put, Rejected, Removed
 
 API_SERVER = ObjectName("default", "kubernetes")
-"""The Service through which pods reach the API server: everything else needs it."""
+"""The Service through which pods reach the API server."""
+FIRST = (API_SERVER, ObjectName("kube-system", "kube-dns"))
+"""What comes before all else, for nearly all else needs it: the API server, and the names of the cluster."""
 
 
 class Store:
@@ -52,10 +54,9 @@ class Store:
             self._remove(change.kind, change.name)
 
     def take_dirty(self, limit: int) -> list[ObjectName]:
-        """Return and forget up to so many dirty Services: the API server's own, then those touched first."""
-        taken = list(itertools.islice(self.dirty, limit))
-        if API_SERVER in self.dirty:
-            taken = [API_SERVER, *(name for name in taken if name != API_SERVER)]
+        """Return and forget so many dirty Services: those of FIRST, then those touched first."""
+        first = [name for name in FIRST if name in self.dirty]
+        taken = [*first, *(name for name in itertools.islice(self.dirty, limit) if name not in first)]
         for name in taken:
             del self.dirty[name]
         return taken

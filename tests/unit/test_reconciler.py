@@ -573,3 +573,25 @@ def test_a_real_server_goes_at_once_where_its_clients_would_be_refused(annotatio
     bench.put(endpoint_slice(endpoints=[A]))
 
     assert weights == bench.tables()["-t 10.96.0.80:80"]
+
+
+def test_a_start_serves_first_what_others_need_and_says_how_long_its_stages_took(caplog):
+    caplog.set_level("INFO")
+    made = []
+    bench = Bench()
+    apply = bench.kernel.ipvs.apply
+
+    def slowly(operations):
+        bench.now += 2
+        made.extend(str(one.virtual_server.key) for one in operations if isinstance(one, AddVirtualServer))
+        return apply(operations)
+
+    bench.kernel.ipvs.apply = slowly
+    names = {"a/old": "10.96.0.3", "kube-system/kube-dns": "10.96.0.10", "default/kubernetes": "10.96.0.1"}
+    for text, cluster_ip in names.items():
+        bench.put(service(text, port(cluster_ip=cluster_ip)))
+    bench.now += 3
+    bench.list_all()
+
+    assert ["-t 10.96.0.1:80", "-t 10.96.0.10:80", "-t 10.96.0.3:80"] == made
+    assert "foundation_ms=0 sources_ms=3000 compile_ms=0 kernel_ms=2000" in caplog.text

@@ -84,12 +84,14 @@ def test_it_is_complete_when_every_kind_was_listed():
     assert store.complete
 
 
-def test_the_api_servers_own_service_comes_first():
+def test_the_api_servers_own_service_comes_first_and_then_the_dns():
     store = Store("node-a")
-    for text in ("a/a", "a/b", "default/kubernetes"):
+    for text in ("a/a", "a/b", "a/c", "kube-system/kube-dns", "default/kubernetes"):
         put(store, service(text))
 
-    assert [name("default/kubernetes"), name("a/a"), name("a/b")] == store.take_dirty(2)
+    first = [name("default/kubernetes"), name("kube-system/kube-dns")]
+    assert [*first, name("a/a"), name("a/b")] == store.take_dirty(2)
+    assert [name("a/c")] == store.take_dirty(2)
 
 
 def test_the_node_is_kept_until_it_goes():
