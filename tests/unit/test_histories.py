@@ -12,6 +12,7 @@ from ipvs_agent.model import Protocol, RealServer, VirtualServer
 from ipvs_agent.operations import AddRealServer, AddVirtualServer, DeleteVirtualServer
 from ipvs_agent.reconcile.messages import AddressesChanged
 from ipvs_agent.reconcile.outlets import Outlets
+from ipvs_agent.schedulers import fills_table
 from ipvs_agent.sources.changes import Kind, Put, Trouble
 from ipvs_agent.testing.builders import address, endpoint, endpoint_slice, key, name, port, service
 from ipvs_agent.testing.fake_kernel import FakeKernel
@@ -229,19 +230,31 @@ class History:
         return fresh
 
     def picture(self):
-        """All that is in the kernel; a mark, which is any number, is shown as what leads to it."""
+        """All that is in the kernel; a mark, which is any number, is shown as what leads to it.
+
+        The order of real servers is shown where it decides which client gets which.
+        """
+        in_order = {
+            str(found.virtual_server.key)
+            for found in self.inner.ipvs.virtual_servers()
+            if fills_table(found.virtual_server.scheduler)
+        }
         leading = {}
         for member in self.inner.ipsets.members("IPVS-AGENT-4-MARKS"):
             leading.setdefault(f"-f {member.mark}", set()).add(str(member).partition(" skbmark ")[0])
         tables = (
-            (str(sorted(leading.get(dialled, ()))) if dialled.startswith("-f ") else dialled, behind)
+            (
+                str(sorted(leading.get(dialled, ()))) if dialled.startswith("-f ") else dialled,
+                list(behind.items()) if dialled in in_order else sorted(behind.items()),
+            )
             for dialled, behind in self.bench.tables().items()
         )
         members = {member.partition(" skbmark ")[0] for member in self.bench.members()}
         return (
-            sorted((dialled, sorted(behind.items())) for dialled, behind in tables),
+            sorted(tables),
             members,
             self.bench.vips(),
+            self.inner.sysctls.values,
         )
 
 

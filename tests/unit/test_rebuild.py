@@ -17,7 +17,7 @@ from ipvs_agent.testing.builders import endpoint, endpoint_slice, key, name, por
 from ipvs_agent.testing.fake_kernel import FakeKernel
 from ipvs_agent.testing.faulty import FaultyKernel
 from tests.unit.benches import connect, refuse
-from tests.unit.test_reconciler import VIP, Bench
+from tests.unit.test_reconciler import VIP, Bench, KilledError, kill_at, revive
 
 EXPIRE = "net/ipv4/vs/expire_nodest_conn"
 PODS = [endpoint(f"10.244.1.{number}") for number in range(10, 20)]
@@ -222,6 +222,20 @@ def test_what_an_agent_before_left_in_disorder_is_put_in_order():
     assert "1" == bench.inner.sysctls.values[EXPIRE]
     after.pass_time(5)
     assert addresses(A, B, C) == order(after)
+
+
+def test_one_that_was_away_when_its_agent_was_killed_comes_back_in_order():
+    bench = serving(A, C)
+    bench.put(endpoint_slice(endpoints=[A, B, C])).pass_time(2)
+    kill_at(bench.kernel, 0)
+    with pytest.raises(KilledError):
+        bench.pass_time(1)
+    revive(bench.kernel)
+    assert addresses(A, B) == order(bench)
+    after = serving(A, B, C, kernel=bench.kernel)
+
+    assert addresses(A, B, C) == order(after)
+    assert "1" == bench.inner.sysctls.values[EXPIRE]
 
 
 def test_what_an_agent_before_left_in_order_is_left_alone():
