@@ -8,7 +8,7 @@ to end, and then one burst moves what must be moved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -30,8 +30,11 @@ _LONGEST = 30.0
 _SETTLING = 0.5
 """Seconds from the end of expiry to the burst: a deletion before may have made the kernel walk through its
 connections, and that walk must not meet a real server that is away for the moment."""
-_BURST = 256
-"""Real servers that are moved before the loop looks at other things: each fills the table twice."""
+_BURST = 32
+"""Real servers that are moved before the loop looks at other things: each has the table filled twice, which
+takes up to a millisecond under mh."""
+_PATIENCE = 2.0
+"""Seconds until flows expire again though not all is in order: somebody waits for it, the audit for one."""
 _RETRY = 30.0
 """Seconds until expiry is tried to be ended again, where the kernel's settings cannot be written."""
 
@@ -91,6 +94,8 @@ class Rebuilds:
         self._spells: dict[VirtualServerKey, _Spell] = {}
         self._held_since: float | None = None
         """Since when no flow expires."""
+        self._moved = 0
+        self._refusals = 0
         self._has_failed = False
         """Whether the last attempt was refused something."""
 
@@ -123,17 +128,19 @@ class Rebuilds:
         may_begin: nobody else is at work on the kernel's settings.
         """
         now = self._clock()
-        due = [key for key, spell in self._spells.items() if spell.due <= now]
         refused: dict[VirtualServerKey, None] = {}
-        if not due:
+        if next(self._due(now), None) is None:
             self.release()
         elif self._held_since is None:
             is_refused = may_begin and not self._let_expire(False)
             if may_begin and not is_refused:
                 self._held_since = now
             self._timers.add(now + (_RETRY if is_refused else _SETTLING), RebuildDue())
+        elif now - self._held_since >= _PATIENCE:
+            self.release()
+            self._timers.add(now + _PATIENCE, RebuildDue())
         elif now - self._held_since >= _SETTLING:
-            refused = self._move(due)
+            refused = self._move(now)
             self._timers.add(now, RebuildDue())
         return refused
 
@@ -142,30 +149,35 @@ class Rebuilds:
         if self._held_since is None:
             return
         if self._let_expire(True):
-            self._held_since = None
+            self._report.put_in_order(self._moved, self._refusals, self._clock() - self._held_since)
+            self._held_since, self._moved, self._refusals = None, 0, 0
         else:
             self._timers.add(self._clock() + _SETTLING, RebuildDue())
 
-    def _move(self, keys: Iterable[VirtualServerKey]) -> dict[VirtualServerKey, None]:
-        started = self._clock()
+    def _due(self, now: float) -> Iterator[VirtualServerKey]:
+        return (key for key, spell in self._spells.items() if spell.due <= now)
+
+    def _move(self, now: float) -> dict[VirtualServerKey, None]:
         operations: list[DeleteRealServer | AddRealServer] = []
-        for key in keys:
+        looked_at: list[VirtualServerKey] = []
+        for key in self._due(now):
+            looked_at.append(key)
             for server in self._misplaced(key)[: _BURST - len(operations) // 2]:
                 operations += [DeleteRealServer(key, *server.endpoint), AddRealServer(key, server)]
+            if len(operations) >= 2 * _BURST:
+                break
         refused: dict[VirtualServerKey, None] = {}
-        failures = 0
         for operation, error in zip(operations, self._kernel.ipvs.apply(operations), strict=True):
             if error is None:
                 self._achieved.record(operation)
             else:
                 refused[operation.key] = None
-                failures += 1
+                self._refusals += 1
         self._has_failed = bool(refused)
-        for key in keys:
+        for key in looked_at:
             if key in refused or not self._misplaced(key):
                 del self._spells[key]
-        if operations:
-            self._report.put_in_order(len(operations) // 2, failures, self._clock() - started)
+        self._moved += len(operations) // 2
         return refused
 
     def _misplaced(self, key: VirtualServerKey) -> list[RealServer]:

@@ -91,9 +91,10 @@ class Report:
             logger.warning(event("modules are missing", modules=", ".join(sorted(ground.missing_modules))))
 
     def put_in_order(self, moved: int, failures: int, seconds: float) -> None:
-        """Say how many real servers were deleted and added again."""
-        text = "real servers put in the scheduler's order"
-        logger.info(event(text, moved=moved, failed=failures, ms=seconds * 1000))
+        """Say how many real servers were deleted and added again, and for how long no flow expired."""
+        if moved:
+            text = "real servers put in the scheduler's order"
+            logger.info(event(text, moved=moved, failed=failures, ms=seconds * 1000))
 
     def not_in_order(self, error: KernelError) -> None:
         """Say why real servers stay in an order that is not the scheduler's, or flows outlive theirs."""

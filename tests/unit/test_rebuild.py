@@ -202,14 +202,34 @@ def test_changes_that_do_not_end_are_not_waited_for_longer_than_half_a_minute():
     assert "1" == bench.inner.sysctls.values[EXPIRE]
 
 
-def test_many_are_moved_in_several_bursts():
-    pods = [endpoint(f"10.244.{number // 200}.{number % 200 + 1}") for number in range(601)]
+def test_many_are_moved_in_several_bursts_and_reported_once(caplog):
+    caplog.set_level("INFO")
+    pods = [endpoint(f"10.244.0.{number + 1}") for number in range(81)]
     bench = serving(*pods[1:])
     bench.inner.ipvs.batches.clear()
     bench.put(endpoint_slice(endpoints=pods)).pass_time(5)
 
     assert addresses(*pods) == order(bench)
-    assert [1, 512, 512, 176] == [len(batch) for batch in bench.inner.ipvs.batches]
+    assert [1, 64, 64, 32] == [len(batch) for batch in bench.inner.ipvs.batches]
+    assert 1 == caplog.text.count("real servers put in the scheduler's order moved=80 failed=0")
+
+
+def test_flows_expire_again_for_a_while_where_it_takes_long():
+    pods = [endpoint(f"10.244.0.{number + 1}") for number in range(201)]
+    bench = serving(*pods[1:])
+    bench.put(endpoint_slice(endpoints=pods))
+    bench.inner.sysctls.written.clear()
+    apply = bench.kernel.ipvs.apply
+
+    def applying(batch):
+        bench.now += 0.4
+        return apply(batch)
+
+    bench.kernel.ipvs.apply = applying
+    bench.pass_time(12)
+
+    assert addresses(*pods) == order(bench)
+    assert ["0", "1"] * 3 == written(bench)
 
 
 def test_what_an_agent_before_left_in_disorder_is_put_in_order():
