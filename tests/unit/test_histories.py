@@ -111,6 +111,7 @@ class History:
             for position, port_name in enumerate(rng.sample(sorted(PORTS), rng.choice([1, 2])))
         ]
         scheduler = rng.choice(["", "", "sh", "dh", "mh", "twos"])
+        limit = {"ipvs-agent.io/drain-timeout": "20s"} if rng.random() < 0.2 else {}
         made_anew = rng.choice([1, 2, 3]) if rng.random() < 0.2 else number
         ranges = rng.sample(RANGES, rng.choice([0, 0, 1, 2]))
         self.bench.put(
@@ -121,7 +122,7 @@ class History:
                 internal_local=rng.random() < 0.2,
                 affinity_seconds=rng.choice([0, 0, 100]),
                 source_ranges=tuple(parse_network(text) for text in ranges),
-                annotations={"ipvs-agent.io/scheduler": scheduler} if scheduler else {},
+                annotations=({"ipvs-agent.io/scheduler": scheduler} if scheduler else {}) | limit,
                 created=f"2026-01-0{made_anew}T00:00:00Z",
             )
         )
