@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from benchmarks import change, kube_proxy, rolling, scheduler_changes, sizes, start, status, table
+from benchmarks import change, kube_proxy, rolling, scheduler_changes, sizes, start, status, table, vips
 from benchmarks.sizes import Size
 
 
@@ -29,7 +29,10 @@ SIZED: Mapping[str, Sized] = {
     "status": Sized(status.main, status.SIZES, status.LARGE),
     "kube-proxy": Sized(kube_proxy.main, kube_proxy.SIZES, kube_proxy.LARGE),
 }
-BENCHMARKS: Mapping[str, Callable[[], bool]] = {"scheduler_changes": scheduler_changes.main}
+BENCHMARKS: Mapping[str, Callable[[], bool]] = {
+    "scheduler_changes": scheduler_changes.main,
+    "vips": vips.main,
+}
 """Those that have one size."""
 
 

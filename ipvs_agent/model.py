@@ -22,6 +22,31 @@ class Protocol(enum.IntEnum):
     SCTP = 132
 
 
+class VipForm(enum.IntEnum):
+    """What makes an address one that this node takes packets for."""
+
+    ADDRESS = 1
+    """An address of the dummy interface, as kube-proxy's."""
+    ROUTE = 2
+    """A local route by the dummy interface."""
+
+
+class VipMode(enum.StrEnum):
+    """What the agent makes of VIPs."""
+
+    ADDRESSES = "addresses"
+    ROUTES = "routes"
+    AUTO = "auto"
+    """Addresses while they are few, and routes from the first time on that they are many."""
+
+
+class Vip(msgspec.Struct, frozen=True, order=True, gc=False):
+    """An address that clients dial, on the dummy interface."""
+
+    address: Address
+    form: VipForm
+
+
 # --- What Kubernetes asks for -------------------------------------------------------------------------------
 
 

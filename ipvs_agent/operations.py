@@ -19,6 +19,7 @@ from ipvs_agent.model import (
     RealServer,
     ServiceFlags,
     SetMember,
+    VipForm,
     VirtualServer,
     VirtualServerKey,
     format_endpoint,
@@ -28,6 +29,11 @@ from ipvs_agent.schedulers import flag_names
 
 LINK = "kube-ipvs0"
 """The dummy interface that holds the VIPs; kube-proxy's name, because other software looks for it."""
+ROUTE_PROTOCOL = 81
+"""What says of a local route that it is ours (rtm_protocol, `proto` of iproute2)."""
+ROUTE_METRIC = 4945
+"""Behind the route that the kernel makes for an address, so that both can be there while a VIP moves from one
+to the other; and unlike any other, since the kernel takes a second IPv4 route of one metric for the first."""
 
 _TUNNEL_TYPES = ("ipip", "gue", "gre")
 _GUE = 1
@@ -122,8 +128,11 @@ class AddVip(_Value, frozen=True, gc=False):
 
     phase: ClassVar[Phase] = Phase.ADD_VIPS
     address: Address
+    form: VipForm = VipForm.ADDRESS
 
     def __str__(self) -> str:
+        if self.form is VipForm.ROUTE:
+            return f"ip route add {_local_route(self.address)} dev {LINK} metric {ROUTE_METRIC}"
         return f"ip addr add {_host(self.address)} dev {LINK}"
 
 
@@ -132,8 +141,11 @@ class DeleteVip(_Value, frozen=True, gc=False):
 
     phase: ClassVar[Phase] = Phase.DELETE_VIPS
     address: Address
+    form: VipForm = VipForm.ADDRESS
 
     def __str__(self) -> str:
+        if self.form is VipForm.ROUTE:
+            return f"ip route del {_local_route(self.address)}"
         return f"ip addr del {_host(self.address)} dev {LINK}"
 
 
@@ -179,6 +191,10 @@ _METHOD_OPTIONS = {
 
 def _host(address: Address) -> str:
     return f"{format_address(address)}/{len(address) * 8}"
+
+
+def _local_route(address: Address) -> str:
+    return f"local {_host(address)} table local proto {ROUTE_PROTOCOL}"
 
 
 def _virtual_server(virtual_server: VirtualServer) -> str:

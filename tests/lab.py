@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 
@@ -36,14 +37,18 @@ def lab():
 class Node:
     """The lab's node with what the agent there is given, and tools to look at its kernel."""
 
-    def __init__(self, lab, folder):
+    def __init__(self, lab, folder, *arguments):
         self.lab = lab
         self.manifests = folder / "manifests"
         self.manifests.mkdir()
         self.log = folder / "log"
         self.config = folder / "config.yaml"
         self.config.write_text(CONFIG)
-        self.agent = Agent(lab.node.namespace, self.manifests, self.config, log=self.log)
+        self.agent = self.another_agent(*arguments)
+
+    def another_agent(self, *arguments):
+        """An agent for this node, told more by arguments."""
+        return Agent(self.lab.node.namespace, self.manifests, self.config, log=self.log, arguments=arguments)
 
     def put(self, *objects_, file="objects.json"):
         """Have the manifests say just these objects."""
@@ -87,11 +92,25 @@ class Node:
             seen.add(self.ask(client, talk.TCP, address, port).name)
         return seen
 
+    def vip_addresses(self):
+        """The addresses of the dummy interface."""
+        (link,) = json.loads(self.run("ip", "-j", "addr", "show", "dev", "kube-ipvs0"))
+        return {one["local"] for one in link["addr_info"]}
+
+    def vip_routes(self):
+        """What the agent's local routes lead to."""
+        shown = [
+            self.run("ip", "-j", family, "route", "show", "table", "local", "proto", "81")
+            for family in ("-4", "-6")
+        ]
+        return {route["dst"] for text in shown for route in json.loads(text)}
+
     def leftovers(self):
         """What is left of the agent's objects."""
         found = [
             line for line in self.run("ipset", "list", "-n").splitlines() if line.startswith("IPVS-AGENT")
         ]
+        found += self.vip_routes()
         for tool in ("iptables-save", "ip6tables-save"):
             found += [line for line in self.run(tool).splitlines() if "IPVS-AGENT" in line]
         return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ipvs_agent.config import AgentConfig, read_agent_configuration, read_kube_proxy_configuration
 from ipvs_agent.durations import parse_timeout
+from ipvs_agent.model import VipMode
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +18,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--agent-config", type=path, metavar="FILE", help="the agent's own configuration file"
     )
     parser.add_argument("--node-name", "--hostname-override", metavar="NAME", help="the name of this Node")
+    parser.add_argument(
+        "--vip-mode",
+        choices=[mode.value for mode in VipMode],
+        help="make VIPs addresses of kube-ipvs0 or local routes; auto: addresses while they are few",
+    )
     parser.add_argument(
         "--drain-timeout",
         type=_duration,
@@ -35,6 +41,8 @@ def read(arguments: argparse.Namespace) -> tuple[AgentConfig, tuple[str, ...]]:
         config = read_agent_configuration(arguments.agent_config, config)
     if arguments.drain_timeout is not None:
         config = dataclasses.replace(config, drain_seconds=arguments.drain_timeout)
+    if arguments.vip_mode is not None:
+        config = dataclasses.replace(config, vip_mode=VipMode(arguments.vip_mode))
     return config, without_effect
 
 

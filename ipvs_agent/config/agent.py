@@ -12,6 +12,7 @@ import msgspec
 
 from ipvs_agent.config.document import FieldError, read_document, require, seconds
 from ipvs_agent.config.values import AgentConfig
+from ipvs_agent.model import VipMode
 from ipvs_agent.schedulers.guess import closest
 
 API_VERSION = "ipvs-agent.io/v1alpha1"
@@ -22,6 +23,7 @@ class _File(msgspec.Struct, rename="camel"):
     api_version: str | None = None
     kind: str | None = None
     drain_timeout: str | None = None
+    vip_mode: str | None = None
 
 
 def read_agent_configuration(path: Path, config: AgentConfig) -> AgentConfig:
@@ -32,11 +34,21 @@ def read_agent_configuration(path: Path, config: AgentConfig) -> AgentConfig:
         require("apiVersion", file.api_version, API_VERSION)
         require("kind", file.kind, KIND)
         _refuse_unknown_fields(document)
-        if file.drain_timeout is None:
-            return config
-        return dataclasses.replace(config, drain_seconds=seconds("drainTimeout", file.drain_timeout))
+        read = config
+        if file.drain_timeout is not None:
+            read = dataclasses.replace(read, drain_seconds=seconds("drainTimeout", file.drain_timeout))
+        if file.vip_mode is not None:
+            read = dataclasses.replace(read, vip_mode=_vip_mode(file.vip_mode))
+        return read
 
     return read_document(path, KIND, build)
+
+
+def _vip_mode(name: str) -> VipMode:
+    try:
+        return VipMode(name)
+    except ValueError:
+        raise FieldError("vipMode", f"{name!r} is none of {', '.join(VipMode)}") from None
 
 
 def _refuse_unknown_fields(document: object) -> None:

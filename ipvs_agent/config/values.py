@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ipvs_agent.addresses import Network
 from ipvs_agent.errors import ConfigError
+from ipvs_agent.model import VipMode
 from ipvs_agent.sources.checks import is_subdomain
 
 
@@ -55,6 +56,7 @@ class AgentConfig:
     """Whether node ports are asked for on 127.0.0.1, where IPVS cannot serve them; None: nobody said."""
     strict_arp: bool = False
     """Answer ARP for an address on the interface alone that holds it."""
+    vip_mode: VipMode = VipMode.AUTO
     drain_seconds: float | None = None
     """A draining real server goes after so long at the latest; None: once its connections have ended."""
 

@@ -50,6 +50,8 @@ class NodeView(msgspec.Struct, frozen=True):
     zone: str = ""
     addresses: tuple[Address, ...] = ()
     """The addresses that the cluster knows the node by."""
+    own: frozenset[Address] = frozenset()
+    """All addresses of the node that can be dialled."""
     node_port_addresses: tuple[Address, ...] = ()
     """The addresses on which NodePorts are served, of both families."""
     never_bound: frozenset[Address] = frozenset()
@@ -244,8 +246,11 @@ def _restriction(service: Service, key: VirtualServerKey, node: NodeView) -> Ite
         return
     yield from sets.allowed_members(key, ranges)
     if any(address in one for one in ranges for address in node.addresses):
-        # The node dials a VIP from the VIP itself.
+        # The node dials a VIP from the VIP itself, but in IPv6 only where that is an address and not a route:
+        # else from whichever of its own the kernel likes best.
         yield sets.allowed_host(key, key.address)
+        if key.family is Family.IPV6:
+            yield from (sets.allowed_host(key, address) for address in sorted(node.own) if len(address) == 16)
     yield sets.port_member(Purpose.RESTRICTED, key)
 
 

@@ -103,7 +103,10 @@ class Ipvs(Protocol):
 
 
 class Vips(Protocol):
-    """The addresses of the dummy interface kube-ipvs0."""
+    """The VIPs on the dummy interface kube-ipvs0: its addresses, and local routes of ours.
+
+    One address can be there in both forms, and goes on being served while it has one of them.
+    """
 
     def ensure_link(self) -> None:
         """Make the interface where it is missing; one that exists is left as it is."""
@@ -117,8 +120,17 @@ class Vips(Protocol):
     def addresses(self) -> set[Address]:
         """Return the interface's addresses but IPv6 link-local ones; empty where there is no interface."""
 
+    def routes(self) -> set[Address]:
+        """Return the addresses that have a local route of ours."""
+
+    def has_other_routes(self) -> bool:
+        """Tell whether somebody else has made routes by the interface, which would go with it."""
+
     def apply(self, operations: Sequence[VipOperation]) -> Outcomes:
-        """Run a batch."""
+        """Run a batch; without the interface every operation is NotFound.
+
+        The interface is set up where an IPv6 route needs that. No routes are lost with its last address.
+        """
 
 
 class NodeAddresses(Protocol):

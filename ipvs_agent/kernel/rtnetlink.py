@@ -1,4 +1,4 @@
-"""Reading links and addresses through rtnetlink."""
+"""Reading links, addresses and routes through rtnetlink."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ RTM_GETLINK = 18
 RTM_NEWADDR = 20
 RTM_DELADDR = 21
 RTM_GETADDR = 22
+RTM_NEWROUTE = 24
+RTM_DELROUTE = 25
+RTM_GETROUTE = 26
 
 IFLA_IFNAME = 3
 IFLA_LINKINFO = 18
 IFLA_IFALIAS = 20
+IFLA_AF_SPEC = 26
 IFLA_INFO_KIND = 1
+IFLA_INET6_ADDR_GEN_MODE = 8
+IN6_ADDR_GEN_MODE_NONE = 1
+IFF_UP = 0x1
 _IFLA_EXT_MASK = 29
 # Statistics are most of a link's message and the kernel sums them over all CPUs.
 _SKIP_STATISTICS = attribute(_IFLA_EXT_MASK, (0x8).to_bytes(4, sys.byteorder))
@@ -33,7 +40,22 @@ IFA_LOCAL = 2
 _IFA_FLAGS = 8
 IFA_F_TENTATIVE = 0x40
 
+RTA_DST = 1
+RTA_OIF = 4
+RTA_PRIORITY = 6
+RT_TABLE_UNSPEC = 0
+RT_TABLE_LOCAL = 255
+RTPROT_UNSPEC = 0
+RTPROT_KERNEL = 2
+RTN_UNSPEC = 0
+RTN_LOCAL = 2
+RT_SCOPE_UNIVERSE = 0
+RT_SCOPE_HOST = 254
+RT_SCOPE_NOWHERE = 255
+
 IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index of the link
+# family, prefix length of destination and source, tos, table, protocol, scope, type, flags
+RTMSG = struct.Struct("=BBBBBBBBI")
 IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, mask of changed flags
 
 
@@ -46,6 +68,7 @@ class Link(msgspec.Struct, frozen=True, gc=False):
     """What it was made as, such as "dummy"; empty for hardware and loopback."""
     alias: str
     """A free text that the kernel keeps with it."""
+    is_up: bool
 
 
 class InterfaceAddress(msgspec.Struct, frozen=True, gc=False):
@@ -95,10 +118,11 @@ def is_ipv6_link_local(address: Address) -> bool:
 
 def parse_link(answer: bytes) -> Link:
     """Return the network interface that a message tells of."""
-    _family, _type, index, _flags, _change = IFINFOMSG.unpack_from(answer)
+    _family, _type, index, flags, _change = IFINFOMSG.unpack_from(answer)
     found = attributes(answer, IFINFOMSG.size)
     kind = attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b"")
-    return Link(index, _text(found[IFLA_IFNAME]), _text(kind), _text(found.get(IFLA_IFALIAS, b"")))
+    alias = _text(found.get(IFLA_IFALIAS, b""))
+    return Link(index, _text(found[IFLA_IFNAME]), _text(kind), alias, bool(flags & IFF_UP))
 
 
 def _text(value: bytes) -> str:

@@ -1,11 +1,16 @@
-"""The addresses of the dummy interface, through rtnetlink.
+"""The VIPs on the dummy interface, through rtnetlink.
 
 The link stays down, as kube-proxy leaves it: the kernel delivers to the addresses of a dummy link all the
-same, in both families, and a link that is down gets no link-local address of its own.
+same, in both families, and a link that is down gets no link-local address of its own. Only for IPv6 routes it
+is set up, told to make no such address; IPv4 routes do without.
+
+The kernel forgets all IPv4 routes by an interface that loses its last IPv4 address (fib_inetaddr_event). So
+they are parked elsewhere while ours is removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 from collections.abc import Mapping, Sequence
@@ -18,7 +23,7 @@ from ipvs_agent.errors import (
     MissingModule,
     NotFound,
 )
-from ipvs_agent.kernel import rtnetlink
+from ipvs_agent.kernel import rtnetlink, vip_routes
 from ipvs_agent.kernel.api import Outcomes
 from ipvs_agent.kernel.netlink import (
     NETLINK_ROUTE,
@@ -30,7 +35,8 @@ from ipvs_agent.kernel.netlink import (
     attribute,
     kernel_error,
 )
-from ipvs_agent.operations import LINK, AddVip, VipOperation
+from ipvs_agent.model import VipForm
+from ipvs_agent.operations import LINK, AddVip, DeleteVip, VipOperation
 
 _KIND = "dummy"
 _ALIAS = "ipvs-agent"
@@ -57,6 +63,11 @@ _ERRORS: Mapping[tuple[int, int], tuple[type[KernelError], str]] = {
     (rtnetlink.RTM_NEWADDR, errno.EOPNOTSUPP): (InvalidRequest, ": this kernel has no IPv6"),
     (rtnetlink.RTM_DELADDR, errno.EADDRNOTAVAIL): (NotFound, ""),
     (rtnetlink.RTM_DELADDR, errno.ENODEV): (NotFound, ""),
+    (rtnetlink.RTM_NEWROUTE, errno.EEXIST): (AlreadyExists, ""),
+    (rtnetlink.RTM_NEWROUTE, errno.ENODEV): (NotFound, ""),
+    (rtnetlink.RTM_NEWROUTE, errno.EACCES): (InvalidRequest, f": set net.ipv6.conf.{LINK}.disable_ipv6 to 0"),
+    (rtnetlink.RTM_NEWROUTE, errno.EOPNOTSUPP): (InvalidRequest, ": this kernel has no IPv6"),
+    (rtnetlink.RTM_DELROUTE, errno.ESRCH): (NotFound, ""),
     (rtnetlink.RTM_NEWLINK, errno.EEXIST): (AlreadyExists, ""),
     (rtnetlink.RTM_NEWLINK, errno.EOPNOTSUPP): (MissingModule, ": `modprobe dummy` must work (CONFIG_DUMMY)"),
     (rtnetlink.RTM_DELLINK, errno.ENODEV): (NotFound, ""),
@@ -64,10 +75,12 @@ _ERRORS: Mapping[tuple[int, int], tuple[type[KernelError], str]] = {
 
 
 class NetlinkVips:
-    """The addresses of kube-ipvs0 in the network namespace of the thread that made this object."""
+    """The VIPs on kube-ipvs0 in the network namespace of the thread that made this object."""
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(NETLINK_ROUTE)
+        self._may_have_routes = True
+        """Of IPv4: as long as nobody has looked, and once any was made."""
 
     def close(self) -> None:
         """Close the netlink socket."""
@@ -112,20 +125,63 @@ class NetlinkVips:
             if not rtnetlink.is_ipv6_link_local(found.address)
         }
 
+    def routes(self) -> set[Address]:
+        """Return the addresses that have a local route of ours."""
+        return {address for family in Family for address in vip_routes.read(self._socket, family)}
+
+    def has_other_routes(self) -> bool:
+        """Tell whether somebody else has made routes by the interface, which would go with it."""
+        link = rtnetlink.find_link(self._socket, LINK)
+        return link is not None and vip_routes.has_others(self._socket, link.index)
+
     def apply(self, operations: Sequence[VipOperation]) -> Outcomes:
-        """Run a batch; without the interface every operation is NotFound."""
+        """Run a batch; without the interface every operation is NotFound.
+
+        The interface is set up where an IPv6 route needs that. No routes are lost with its last address.
+        """
         link = rtnetlink.find_link(self._socket, LINK)
         if link is None:
             return [
                 NotFound(f"{operation}: there is no interface {LINK}", errno.ENODEV)
                 for operation in operations
             ]
+        if not link.is_up and any(_needs_link_up(operation) for operation in operations):
+            self._set_up(link.index)
         messages = [_message(operation, link.index) for operation in operations]
-        refusals = self._socket.send(messages)
+        with self._keeping_routes(operations, link.index):
+            refusals = self._socket.send(messages)
         return [
             refusal and _error(str(operation), message.type, refusal)
             for operation, message, refusal in zip(operations, messages, refusals, strict=True)
         ]
+
+    def _set_up(self, link: int) -> None:
+        """Set the interface up; what is refused is refused to the routes then, in better words."""
+        mode = attribute(rtnetlink.IFLA_INET6_ADDR_GEN_MODE, bytes([rtnetlink.IN6_ADDR_GEN_MODE_NONE]))
+        specific = attribute(rtnetlink.IFLA_AF_SPEC, attribute(Family.IPV6, mode))
+        quiet = rtnetlink.IFINFOMSG.pack(0, 0, link, 0, 0) + specific
+        up = rtnetlink.IFINFOMSG.pack(0, 0, link, rtnetlink.IFF_UP, rtnetlink.IFF_UP)
+        self._socket.send([Message(rtnetlink.RTM_NEWLINK, 0, payload) for payload in (quiet, up)])
+
+    def _keeping_routes(
+        self, operations: Sequence[VipOperation], link: int
+    ) -> contextlib.AbstractContextManager[None]:
+        """Return what keeps the IPv4 routes where a batch may remove the last IPv4 address."""
+        gone: dict[VipForm, set[Address]] = {form: set() for form in VipForm}
+        for operation in operations:
+            if len(operation.address) == 4:
+                if isinstance(operation, DeleteVip):
+                    gone[operation.form].add(operation.address)
+                elif operation.form is VipForm.ROUTE:
+                    self._may_have_routes = True
+        if not gone[VipForm.ADDRESS] or not self._may_have_routes:
+            return contextlib.nullcontext()
+        routes = vip_routes.read(self._socket, Family.IPV4)
+        self._may_have_routes = bool(routes)
+        found = {one.address for one in rtnetlink.addresses(self._socket, link) if len(one.address) == 4}
+        if found <= gone[VipForm.ADDRESS]:
+            return vip_routes.parked(self._socket, link, routes, routes - gone[VipForm.ROUTE])
+        return contextlib.nullcontext()
 
     def _request(self, what: str, *messages: Message) -> None:
         for refusal in self._socket.send(messages):
@@ -133,8 +189,16 @@ class NetlinkVips:
                 raise _error(what, messages[0].type, refusal)
 
 
+def _needs_link_up(operation: VipOperation) -> bool:
+    is_new_route = isinstance(operation, AddVip) and operation.form is VipForm.ROUTE
+    return is_new_route and len(operation.address) == 16
+
+
 def _message(operation: VipOperation, link: int) -> Message:
     address = operation.address
+    if operation.form is VipForm.ROUTE:
+        is_new = isinstance(operation, AddVip)
+        return vip_routes.add(address, link) if is_new else vip_routes.delete(address)
     if len(address) == 4:
         payload = _IPV4.pack(
             *(Family.IPV4, 32, 0, _SCOPE_HOST, link),

@@ -14,6 +14,8 @@ from ipvs_agent.model import (
     RealServer,
     RealServerKey,
     SetMember,
+    Vip,
+    VipForm,
     VirtualServer,
     VirtualServerKey,
     mark_key,
@@ -54,7 +56,7 @@ class Achieved:
 
     def __init__(self) -> None:
         self.virtual_servers: dict[VirtualServerKey, Held] = {}
-        self.vips: set[Address] = set()
+        self.vips: set[Vip] = set()
         self.members: set[SetMember] = set()
         self.sizes: Counter[str] = Counter()
         """How many members each set has."""
@@ -67,6 +69,10 @@ class Achieved:
     def serves(self, address: Address) -> bool:
         """Tell whether there is a virtual server on an address."""
         return self._at_address[address] > 0
+
+    def has_vip(self, address: Address) -> bool:
+        """Tell whether an address is a VIP in some form."""
+        return any(Vip(address, form) in self.vips for form in VipForm)
 
     def marking(self, key: VirtualServerKey) -> SetMember | None:
         """Return the member that gives a mark to what is dialled at a virtual server."""
@@ -96,9 +102,9 @@ class Achieved:
             case DeleteVirtualServer():
                 self.observe(operation.key, None, {})
             case AddVip():
-                self.vips.add(operation.address)
+                self.vips.add(Vip(operation.address, operation.form))
             case DeleteVip():
-                self.vips.discard(operation.address)
+                self.vips.discard(Vip(operation.address, operation.form))
 
     def observe(
         self, key: VirtualServerKey, found: VirtualServer | None, behind: dict[RealServerKey, RealServer]
@@ -113,10 +119,10 @@ class Achieved:
     def keys(self) -> Iterator[VirtualServerKey | Address | SetMember]:
         """Yield everything that was achieved."""
         yield from self.virtual_servers
-        yield from self.vips
+        yield from (vip.address for vip in self.vips)
         yield from self.members
 
-    def forget(self, things: Iterable[Address | SetMember]) -> None:
+    def forget(self, things: Iterable[Vip | SetMember]) -> None:
         """Take note of VIPs and members that are gone."""
         for thing in things:
             if isinstance(thing, SetMember):
@@ -124,7 +130,7 @@ class Achieved:
             else:
                 self.vips.discard(thing)
 
-    def discover(self, things: Iterable[Address | SetMember]) -> None:
+    def discover(self, things: Iterable[Vip | SetMember]) -> None:
         """Take note of VIPs and members of ours that were found."""
         for thing in things:
             if isinstance(thing, SetMember):

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from ipvs_agent.addresses import Address, Family
 from ipvs_agent.desired import sets
 from ipvs_agent.kernel.api import Kernel
-from ipvs_agent.model import RealServer, RealServerKey, SetMember, VirtualServer, VirtualServerKey
+from ipvs_agent.model import (
+    RealServer,
+    RealServerKey,
+    SetMember,
+    Vip,
+    VipForm,
+    VirtualServer,
+    VirtualServerKey,
+)
 
 SLICE = 200
 """Virtual servers whose real servers are read in one go."""
@@ -20,7 +28,8 @@ class Tables(msgspec.Struct, frozen=True):
 
     virtual_servers: dict[VirtualServerKey, VirtualServer]
     """All of this network namespace, whoever made them."""
-    vips: frozenset[Address]
+    vips: frozenset[Vip]
+    """Addresses of the dummy interface, whoever made them, and local routes of ours."""
     members: frozenset[SetMember]
     """Of the sets that are ours."""
     node_addresses: frozenset[Address]
@@ -42,8 +51,17 @@ def read_tables(kernel: Kernel) -> Tables:
     ours = {ip_set.name for family in Family for ip_set in sets.sets_of(family)}
     for name in ours & kernel.ipsets.sets().keys():
         members |= kernel.ipsets.members(name)
-    vips = frozenset(kernel.vips.addresses())
-    return Tables(virtual_servers, vips, frozenset(members), read_node_addresses(kernel))
+    return Tables(
+        virtual_servers, frozenset(_read_vips(kernel)), frozenset(members), read_node_addresses(kernel)
+    )
+
+
+def _read_vips(kernel: Kernel) -> Iterator[Vip]:
+    for form, addresses in (
+        (VipForm.ADDRESS, kernel.vips.addresses()),
+        (VipForm.ROUTE, kernel.vips.routes()),
+    ):
+        yield from (Vip(address, form) for address in addresses)
 
 
 def read_node_addresses(kernel: Kernel) -> frozenset[Address]:

@@ -72,6 +72,11 @@ class Claims:
             if self._frontends[key][0][0] != owner
         ]
 
+    @property
+    def vips(self) -> int:
+        """How many VIPs are wanted."""
+        return self._holders.vips
+
     def has_plan(self, name: ObjectName) -> bool:
         """Tell whether a Service has claims."""
         return name in self._plans
@@ -160,6 +165,8 @@ class _Holders:
     """How many claims hold each VIP and set member."""
 
     def __init__(self) -> None:
+        self.vips = 0
+        """How many VIPs are held."""
         self._counts: dict[Address | SetMember, int] = {}
 
     def __contains__(self, thing: Address | SetMember) -> bool:
@@ -174,6 +181,7 @@ class _Holders:
             self._counts[thing] = count + 1
             if not count:
                 changed[thing] = None
+                self.vips += isinstance(thing, bytes)
 
     def remove(self, things: Iterable[Address | SetMember], changed: dict[Key, None]) -> None:
         for thing in things:
@@ -183,3 +191,4 @@ class _Holders:
             else:
                 del self._counts[thing]
                 changed[thing] = None
+                self.vips -= isinstance(thing, bytes)

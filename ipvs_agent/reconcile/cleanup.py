@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from ipvs_agent.addresses import Address, Family
+from ipvs_agent.addresses import Family
 from ipvs_agent.desired import sets, shim
 from ipvs_agent.errors import KernelError, MissingModule, NotFound
 from ipvs_agent.kernel.api import Kernel
-from ipvs_agent.model import SetMember, VirtualServerKey
+from ipvs_agent.model import SetMember, Vip, VipForm, VirtualServerKey
 from ipvs_agent.operations import LINK, DeleteVip, DeleteVirtualServer
 
 
@@ -36,7 +36,7 @@ class RulesRemoval(msgspec.Struct, frozen=True):
 class Removal(msgspec.Struct, frozen=True):
     """What is to be removed, in this order."""
 
-    vips: tuple[Address, ...]
+    vips: tuple[Vip, ...]
     virtual_servers: tuple[VirtualServerKey, ...]
     rules: tuple[RulesRemoval, ...]
     sets: tuple[str, ...]
@@ -44,7 +44,7 @@ class Removal(msgspec.Struct, frozen=True):
 
     def lines(self) -> list[str]:
         """Return the removal as commands."""
-        lines = [str(DeleteVip(vip)) for vip in self.vips]
+        lines = [str(DeleteVip(vip.address, vip.form)) for vip in self.vips]
         lines += [str(DeleteVirtualServer(key)) for key in self.virtual_servers]
         for rules in self.rules:
             lines += rules.lines()
@@ -63,7 +63,10 @@ def plan(kernel: Kernel) -> Removal:
         if name in ledger:
             members |= kernel.ipsets.members(name)
     addresses = kernel.vips.addresses()
-    vips = {vip for vip in addresses if sets.is_vip(vip, members)}
+    bound = {vip for vip in addresses if sets.is_vip(vip, members)}
+    vips = [Vip(address, VipForm.ADDRESS) for address in bound]
+    vips += [Vip(address, VipForm.ROUTE) for address in kernel.vips.routes()]
+    belongs_to_nobody = addresses == bound and not kernel.vips.has_other_routes()
     rules = [
         RulesRemoval(found.flavour, found.family, text)
         for found in kernel.iptables.all_rules()
@@ -74,8 +77,8 @@ def plan(kernel: Kernel) -> Removal:
         virtual_servers=tuple(sorted(sets.ours(_present(kernel), members))),
         rules=tuple(rules),
         sets=tuple(names),
-        # An interface that still holds an address of somebody else's stays.
-        removes_link=kernel.vips.link_is_ours() and addresses == vips,
+        # An interface that still holds an address or a route of somebody else's stays.
+        removes_link=kernel.vips.link_is_ours() and belongs_to_nobody,
     )
 
 
@@ -91,7 +94,7 @@ def carry_out(kernel: Kernel, removal: Removal) -> list[KernelError]:
 
     The sets say what is ours, and the rules guard what is served: both stay while any of that is left.
     """
-    outcomes = kernel.vips.apply([DeleteVip(vip) for vip in removal.vips])
+    outcomes = kernel.vips.apply([DeleteVip(vip.address, vip.form) for vip in removal.vips])
     if removal.virtual_servers:
         outcomes += kernel.ipvs.apply([DeleteVirtualServer(key) for key in removal.virtual_servers])
     errors = [error for error in outcomes if error is not None and not isinstance(error, NotFound)]

@@ -12,17 +12,14 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ipvs_agent.addresses import Address
 from ipvs_agent.desired import split
 from ipvs_agent.model import Frontend, RealServerKey, SetMember, VirtualServer, VirtualServerKey
 from ipvs_agent.operations import (
     AddMember,
     AddRealServer,
-    AddVip,
     AddVirtualServer,
     DeleteMember,
     DeleteRealServer,
-    DeleteVip,
     DeleteVirtualServer,
     Operation,
     Phase,
@@ -75,14 +72,6 @@ def is_drained(virtual_server: VirtualServer) -> bool:
         return False
     scheduler = SCHEDULERS.get(virtual_server.scheduler)
     return scheduler is None or scheduler.can_drain(virtual_server.flags)
-
-
-def vip(address: Address, *, wanted: bool, achieved: Achieved) -> Iterator[Operation]:
-    """Yield what brings a VIP from what was achieved to what is wanted."""
-    if wanted and address not in achieved.vips:
-        yield AddVip(address)
-    elif not wanted and address in achieved.vips:
-        yield DeleteVip(address)
 
 
 def member(member: SetMember, *, wanted: bool, achieved: Achieved) -> Iterator[Operation]:

@@ -118,5 +118,5 @@ def lingering(held: Held, achieved: Achieved, *, limit: float | None, keeps_mark
     if keeps_mark and marking is not None:
         belongings.append(marking)
     members = tuple(member for member in belongings if member in achieved.members)
-    vips = (key.address,) if key.address in achieved.vips else ()
+    vips = (key.address,) if achieved.has_vip(key.address) else ()
     return Frontend(held.virtual_server, (), vips, members, drain_seconds=limit)

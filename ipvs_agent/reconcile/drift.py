@@ -11,9 +11,8 @@ from collections.abc import Set as AbstractSet
 
 import msgspec
 
-from ipvs_agent.addresses import Address
 from ipvs_agent.desired import sets
-from ipvs_agent.model import SetMember, VirtualServerKey
+from ipvs_agent.model import SetMember, Vip, VipForm, VirtualServerKey
 from ipvs_agent.reconcile.achieved import Achieved
 from ipvs_agent.reconcile.audit import Tables
 
@@ -21,9 +20,9 @@ from ipvs_agent.reconcile.audit import Tables
 class Drift(msgspec.Struct, frozen=True):
     """Objects that are not as they were left."""
 
-    lost: frozenset[Address | SetMember]
+    lost: frozenset[Vip | SetMember]
     """VIPs and members that should be there and are not."""
-    extra: frozenset[Address | SetMember]
+    extra: frozenset[Vip | SetMember]
     """VIPs and members of ours that should not be there and are."""
     suspects: frozenset[VirtualServerKey]
     """Virtual servers of ours that are missing, changed or superfluous."""
@@ -52,6 +51,8 @@ def find(tables: Tables, achieved: Achieved, known_foreign: AbstractSet[VirtualS
     )
 
 
-def vips_of_ours(tables: Tables) -> set[Address]:
-    """Return the addresses of the link that the sets name as VIPs of ours."""
-    return {vip for vip in tables.vips if sets.is_vip(vip, tables.members)}
+def vips_of_ours(tables: Tables) -> set[Vip]:
+    """Return the routes, which are all ours, and those addresses that the sets name as VIPs of ours."""
+    return {
+        vip for vip in tables.vips if vip.form is VipForm.ROUTE or sets.is_vip(vip.address, tables.members)
+    }

@@ -158,7 +158,7 @@ def _what_stands_on(member: SetMember, achieved: Achieved, wanted: _Wanted) -> s
     """Return what must be gone, or there, before a member goes."""
     match sets.purpose_of(member):
         case Purpose.VIPS:
-            return "the VIP is still there" if member.address in achieved.vips else ""
+            return "the VIP is still there" if achieved.has_vip(member.address) else ""
         case Purpose.SERVICES:
             return (
                 "the virtual server is still there"

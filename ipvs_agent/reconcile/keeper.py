@@ -13,7 +13,7 @@ from ipvs_agent.desired import sets, split
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.errors import AlreadyExists, KernelError, NotFound, UnknownScheduler
 from ipvs_agent.kernel.api import Kernel
-from ipvs_agent.model import ObjectName, Protocol, SetMember, VirtualServerKey
+from ipvs_agent.model import ObjectName, Protocol, SetMember, Vip, VirtualServerKey
 from ipvs_agent.operations import (
     AddVirtualServer,
     DeleteMember,
@@ -29,9 +29,11 @@ from ipvs_agent.reconcile.executor import Failure, WaitingError, execute, key_of
 from ipvs_agent.reconcile.pacing import Pacing
 from ipvs_agent.reconcile.rebuild import Rebuilds
 from ipvs_agent.reconcile.report import Report
+from ipvs_agent.reconcile.settings import Settings
 from ipvs_agent.reconcile.slow_start import SlowStart
 from ipvs_agent.reconcile.timers import AuditDue, Retry, Timers
 from ipvs_agent.reconcile.unserved import Unserved
+from ipvs_agent.reconcile.vip_forms import VipForms
 
 _FIRST_RETRY = 0.1
 _SLOWEST_RETRY = 30.0
@@ -47,9 +49,7 @@ class Keeper:
         report: Report,
         unserved: Unserved,
         clock: Callable[[], float],
-        *,
-        seed: str,
-        drain_seconds: float | None,
+        settings: Settings,
     ) -> None:
         self.claims = Claims()
         self.achieved = Achieved()
@@ -65,17 +65,24 @@ class Keeper:
         self._report = report
         self._unserved = unserved
         self._clock = clock
-        self._random = random.Random(seed)  # noqa: S311 - spreads retries, guards nothing
+        self._random = random.Random(settings.node_name)  # noqa: S311 - spreads retries, guards nothing
         self._failing: dict[Key, tuple[int, float]] = {}
         """Attempts, and when the next one is due."""
         self._waiting: set[Key] = set()
         """Those of them that another failing one held back: they go on as soon as one succeeds."""
         self._drains = Drains(
-            kernel, self.claims, self.achieved, timers, report, clock, default_limit=drain_seconds
+            kernel,
+            self.claims,
+            self.achieved,
+            timers,
+            report,
+            clock,
+            default_limit=settings.drain_seconds,
         )
         self._pacing = Pacing(timers, clock)
         self.rebuilds = Rebuilds(kernel, self.claims, self.achieved, timers, report, clock)
         self._slow_start = SlowStart(timers, clock)
+        self._vip_forms = VipForms(settings.vip_mode, self.claims, self.achieved, timers, report, clock)
         self._foreign: set[VirtualServerKey] = set()
 
     @property
@@ -177,7 +184,7 @@ class Keeper:
             return diff.virtual_server(key, attainable, held)
         if isinstance(key, SetMember):
             return diff.member(key, wanted=self.claims.wanted(key), achieved=self.achieved)
-        return diff.vip(key, wanted=self.claims.wanted(key), achieved=self.achieved)
+        return self._vip_forms.difference(key)
 
     def _note(self, keys: Iterable[Key], failures: Iterable[Failure]) -> None:
         """Have what failed tried again, and say what succeeded at last."""
@@ -210,6 +217,7 @@ class Keeper:
         for key in recovered:
             del self._failing[key]
         self._report.recovered(recovered)
+        self._vip_forms.look_again(recovered)
         if recovered and self._waiting:
             waiting, self._waiting = self._waiting, set()
             self.bring(dict.fromkeys(waiting))
@@ -269,6 +277,21 @@ class Keeper:
             self.bring(self._drains.check(key))
         self._report.still_draining(len(self._drains.under_way()))
 
+    def choose_vip_form(self) -> None:
+        """See whether the VIPs that are wanted now should be there in another form."""
+        self._vip_forms.choose()
+
+    def move_vips(self) -> None:
+        """Bring some VIPs to their form: all of them have it before they lose the other one."""
+        keys: dict[Key, None] = dict.fromkeys(self._vip_forms.next_slice())
+        self.bring(keys)
+        self.bring(keys)
+
+    def end_moves(self) -> None:
+        """Move all VIPs at once, for a process that will not be there later."""
+        while self._vip_forms.are_moving:
+            self.move_vips()
+
     # --- What others did ------------------------------------------------------------------------------------
 
     def adopt(self, tables: Tables) -> None:
@@ -283,13 +306,16 @@ class Keeper:
                 self._foreign.add(key)
                 others.update(self.claims.claim_for_nobody(key, FOREIGN, None))
         self.achieved.discover(tables.members | drift.vips_of_ours(tables))
+        self._vip_forms.adopt()
         self.bring(others)
         self._report.adopted(len(behind), len(self._foreign))
 
     def repair(self, tables: Tables) -> None:
         """Make good what others changed, real servers apart."""
         found = drift.find(tables, self.achieved, self._foreign)
-        changed: dict[Key, None] = dict.fromkeys((*found.lost, *found.extra))
+        changed: dict[Key, None] = {
+            thing.address if isinstance(thing, Vip) else thing: None for thing in (*found.lost, *found.extra)
+        }
         self.achieved.forget(found.lost)
         self.achieved.discover(found.extra)
         # What is in the ledger and was never made here was made by others while ours waited.

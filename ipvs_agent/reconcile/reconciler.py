@@ -54,6 +54,7 @@ from ipvs_agent.reconcile.timers import (
     SchedulerTurn,
     Task,
     Timers,
+    VipsMove,
 )
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.worker import Worker
@@ -93,15 +94,7 @@ class Reconciler:
         self._timers = Timers()
         self._report = Report()
         self._unserved = Unserved(outlets, self._report, self._service)
-        self._keeper = Keeper(
-            kernel,
-            self._timers,
-            self._report,
-            self._unserved,
-            clock,
-            seed=settings.node_name,
-            drain_seconds=settings.drain_seconds,
-        )
+        self._keeper = Keeper(kernel, self._timers, self._report, self._unserved, clock, settings)
         self._marks = Marks(self._keeper.achieved.goes_by, self._keeper.claims.owner)
         self._board = outlets.health
         self._health = Health(outlets.health, settings.sync_period, clock)
@@ -148,6 +141,7 @@ class Reconciler:
             self._wait()
             self.catch_up()
         self._keeper.rebuilds.release()
+        self._keeper.end_moves()
         self._keeper.end_drains()
         is_failing = self._keeper.is_failing or self._older_flows.failures > 0
         return self._keeper.may_remove and not is_failing and not self._troubles
@@ -242,6 +236,8 @@ class Reconciler:
             self._keeper.check_drain(task.key)
         elif isinstance(task, RebuildDue):
             self._keeper.rebuild(may_begin=not self._is_laying)
+        elif isinstance(task, VipsMove):
+            self._keeper.move_vips()
         elif isinstance(task, FlowsDue):
             self._older_flows.forget()
         elif isinstance(task, SchedulerTurn):
@@ -272,6 +268,7 @@ class Reconciler:
         changed = [self._keeper.claims.replace(name, self._plan(name)) for name in names]
         if is_first:
             self._stages.end("compile")
+        self._keeper.choose_vip_form()
         for start in range(0, len(names), _ROUND):
             now = slice(start, start + _ROUND)
             self._keeper.bring({key: None for keys in changed[now] for key in keys}, names[now])
@@ -289,7 +286,7 @@ class Reconciler:
         self._marks.adopt(())  # those of Services that are gone may be given again
         self._stages.end("kernel")
         self._report.serving(
-            len(self._store.services), len(achieved.virtual_servers), len(achieved.vips), self._stages.seconds
+            len(self._store.services), len(achieved.virtual_servers), keeper.claims.vips, self._stages.seconds
         )
 
     def _plan(self, name: ObjectName) -> ServicePlan | None:

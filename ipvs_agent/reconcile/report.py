@@ -134,6 +134,10 @@ class Report:
                 event("flows older than their virtual server go on past it, trying again", error=error)
             )
 
+    def vips_become_routes(self, count: int) -> None:
+        """Say that there are too many VIPs for addresses."""
+        logger.info(event("VIPs become local routes, for they are many", vips=count))
+
     def waits_for_node(self) -> None:
         """Say what keeps the agent from serving."""
         logger.warning(event("waiting for the Node's podCIDRs, which detectLocalMode NodeCIDR needs"))

@@ -7,7 +7,7 @@ import msgspec
 from ipvs_agent.addresses import Address, Network
 from ipvs_agent.desired.compile import NodeView
 from ipvs_agent.desired.shim import Masquerade
-from ipvs_agent.model import Node, RealServerKey, Service
+from ipvs_agent.model import Node, RealServerKey, Service, VipMode
 from ipvs_agent.reconcile.foundation import Ground, Needs
 from ipvs_agent.schedulers.annotations import Choice
 
@@ -26,6 +26,7 @@ class Settings(msgspec.Struct, frozen=True):
     """Seconds from one audit to the next."""
     drain_seconds: float | None = None
     """A draining real server goes after so long at the latest; None: once its connections have ended."""
+    vip_mode: VipMode = VipMode.AUTO
     detects_by_node: bool = False
     """Clients inside the cluster are known by the pod networks of the Node object (NodeCIDR)."""
     needs: Needs = Needs()
@@ -70,6 +71,7 @@ def node_view(
         drain_seconds=settings.drain_seconds,
         zone=node.zone if node else "",
         addresses=node.addresses if node else tuple(sorted(own)),
+        own=own,
         node_port_addresses=tuple(sorted(chosen)),
         never_bound=own | {address for address, _ in api_servers},
         api_servers=api_servers,
@@ -78,7 +80,7 @@ def node_view(
     )
 
 
-_ADDRESSES = {"addresses", "node_port_addresses", "never_bound", "api_servers"}
+_ADDRESSES = {"addresses", "own", "node_port_addresses", "never_bound", "api_servers"}
 
 
 def is_touched(service: Service, old: NodeView, new: NodeView) -> bool:

@@ -49,7 +49,11 @@ class RampStep(msgspec.Struct, frozen=True):
     key: VirtualServerKey
 
 
-Task = Retry | DrainCheck | RebuildDue | AuditDue | FlowsDue | SchedulerTurn | RampStep
+class VipsMove(msgspec.Struct, frozen=True):
+    """Move some VIPs to the form that they are to have."""
+
+
+Task = Retry | DrainCheck | RebuildDue | AuditDue | FlowsDue | SchedulerTurn | RampStep | VipsMove
 
 
 class Timers:

@@ -8,19 +8,23 @@ from collections.abc import Sequence
 from ipvs_agent.addresses import Address
 from ipvs_agent.errors import AlreadyExists, InvalidRequest, KernelError, NotFound
 from ipvs_agent.kernel.api import Outcomes
+from ipvs_agent.model import Vip, VipForm
 from ipvs_agent.operations import LINK, AddVip, VipOperation
 
 
 class FakeVips:
-    """The addresses of kube-ipvs0, which does not exist at first."""
+    """The VIPs on kube-ipvs0, which does not exist at first."""
 
     def __init__(self) -> None:
         self.kind: str | None = None
         """What the interface was made as; None: there is none."""
         self.batches: list[list[VipOperation]] = []
         """What apply was called with."""
+        self.is_up = False
+        self.other_routes: set[Address] = set()
+        """Routes by the interface that others have made."""
         self._is_ours = False
-        self._addresses: set[Address] = set()
+        self._vips: set[Vip] = set()
 
     def ensure_link(self) -> None:
         """Make the interface where it is missing; one that exists is left as it is."""
@@ -40,11 +44,26 @@ class FakeVips:
             raise NotFound(f"ip link delete {LINK}: no such device", errno.ENODEV)
         self.kind = None
         self._is_ours = False
-        self._addresses.clear()
+        self.is_up = False
+        self.other_routes.clear()
+        self._vips.clear()
+
+    def take_down(self) -> None:
+        """Set the interface down, as others may: IPv6 routes by it, and its IPv6 addresses, are lost."""
+        self.is_up = False
+        self._vips = {vip for vip in self._vips if len(vip.address) == 4}
 
     def addresses(self) -> set[Address]:
         """Return the interface's addresses; empty where there is no interface."""
-        return set(self._addresses)
+        return self._in_form(VipForm.ADDRESS)
+
+    def routes(self) -> set[Address]:
+        """Return the addresses that have a local route of ours."""
+        return self._in_form(VipForm.ROUTE)
+
+    def has_other_routes(self) -> bool:
+        """Tell whether somebody else has made routes by the interface."""
+        return bool(self.other_routes)
 
     def apply(self, operations: Sequence[VipOperation]) -> Outcomes:
         """Run a batch; without the interface every operation is NotFound."""
@@ -54,13 +73,19 @@ class FakeVips:
     def _apply(self, operation: VipOperation) -> KernelError | None:
         if self.kind is None:
             return NotFound(f"{operation}: there is no interface {LINK}", errno.ENODEV)
-        is_bound = operation.address in self._addresses
+        vip = Vip(operation.address, operation.form)
         if isinstance(operation, AddVip):
-            if is_bound:
+            if vip in self._vips:
                 return AlreadyExists(f"{operation}: File exists", errno.EEXIST)
-            self._addresses.add(operation.address)
+            if vip.form is VipForm.ROUTE and len(vip.address) == 16:
+                self.is_up = True
+            self._vips.add(vip)
         else:
-            if not is_bound:
-                return NotFound(f"{operation}: Cannot assign requested address", errno.EADDRNOTAVAIL)
-            self._addresses.remove(operation.address)
+            if vip not in self._vips:
+                number = errno.ESRCH if vip.form is VipForm.ROUTE else errno.EADDRNOTAVAIL
+                return NotFound(f"{operation}: it is not there", number)
+            self._vips.remove(vip)
         return None
+
+    def _in_form(self, form: VipForm) -> set[Address]:
+        return {vip.address for vip in self._vips if vip.form is form}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipvs_agent import addresses, errors
+from ipvs_agent.model import VipForm
 from ipvs_agent.operations import AddVip, DeleteVip
 
 IPV4 = addresses.parse_address("10.96.0.10")
@@ -12,8 +13,19 @@ OTHER_IPV4 = addresses.parse_address("10.96.0.11")
 IPV6 = addresses.parse_address("fd00:96::a")
 
 
+FAMILIES = pytest.mark.parametrize("address", [pytest.param(IPV4, id="v4"), pytest.param(IPV6, id="v6")])
+
+
 def kinds(outcomes):
     return [outcome and type(outcome) for outcome in outcomes]
+
+
+def add_route(address):
+    return AddVip(address, VipForm.ROUTE)
+
+
+def delete_route(address):
+    return DeleteVip(address, VipForm.ROUTE)
 
 
 class VipsContract:
@@ -48,13 +60,13 @@ class VipsContract:
         assert vips.apply([DeleteVip(IPV4), DeleteVip(IPV6)]) == [None, None]
         assert {OTHER_IPV4} == vips.addresses()
 
-    @pytest.mark.parametrize("address", [pytest.param(IPV4, id="v4"), pytest.param(IPV6, id="v6")])
+    @FAMILIES
     def test_a_second_add_says_it_exists(self, vips, address):
         vips.ensure_link()
 
         assert [None, errors.AlreadyExists] == kinds(vips.apply([AddVip(address), AddVip(address)]))
 
-    @pytest.mark.parametrize("address", [pytest.param(IPV4, id="v4"), pytest.param(IPV6, id="v6")])
+    @FAMILIES
     def test_a_missing_address_is_not_found_at_delete(self, vips, address):
         vips.ensure_link()
 
@@ -107,3 +119,90 @@ class VipsContract:
     def test_removing_a_missing_interface_is_not_found(self, vips):
         with pytest.raises(errors.NotFound):
             vips.remove_link()
+
+    def test_without_the_interface_there_are_no_routes(self, vips):
+        assert set() == vips.routes()
+        assert not vips.has_other_routes()
+        assert [errors.NotFound] * 2 == kinds(vips.apply([add_route(IPV4), delete_route(IPV6)]))
+
+    def test_added_routes_of_both_families_are_there_and_are_no_addresses(self, vips):
+        vips.ensure_link()
+
+        assert [None, None] == vips.apply([add_route(IPV4), add_route(IPV6)])
+        assert (set(), {IPV4, IPV6}) == (vips.addresses(), vips.routes())
+        assert not vips.has_other_routes()
+
+    @FAMILIES
+    def test_a_second_route_says_it_exists(self, vips, address):
+        vips.ensure_link()
+
+        assert [None, errors.AlreadyExists] == kinds(vips.apply([add_route(address)] * 2))
+
+    @FAMILIES
+    def test_a_missing_route_is_not_found_at_delete(self, vips, address):
+        vips.ensure_link()
+        vips.apply([AddVip(address)])
+
+        assert [errors.NotFound] == kinds(vips.apply([delete_route(address)]))
+        assert {address} == vips.addresses()
+
+    @FAMILIES
+    def test_a_deleted_route_is_gone(self, vips, address):
+        vips.ensure_link()
+        vips.apply([add_route(address), add_route(OTHER_IPV4)])
+
+        assert [None] == vips.apply([delete_route(address)])
+        assert {OTHER_IPV4} == vips.routes()
+
+    @FAMILIES
+    @pytest.mark.parametrize("is_first", [pytest.param(True, id="first"), pytest.param(False, id="second")])
+    def test_an_address_can_have_a_route_too_and_each_goes_alone(self, vips, address, is_first):
+        vips.ensure_link()
+        both = [add_route(address), AddVip(address)] if is_first else [AddVip(address), add_route(address)]
+
+        assert [None, None] == vips.apply(both)
+        assert ({address}, {address}) == (vips.addresses(), vips.routes())
+
+        assert [None] == vips.apply([delete_route(address)])
+        assert ({address}, set()) == (vips.addresses(), vips.routes())
+
+        assert [None] == vips.apply([add_route(address)])
+        assert [None] == vips.apply([DeleteVip(address)])
+        assert (set(), {address}) == (vips.addresses(), vips.routes())
+
+    def test_routes_stay_when_the_last_address_goes(self, vips):
+        vips.ensure_link()
+        vips.apply([AddVip(IPV4), AddVip(IPV6), add_route(IPV4), add_route(OTHER_IPV4), add_route(IPV6)])
+
+        assert [None] * 3 == vips.apply([DeleteVip(IPV4), delete_route(OTHER_IPV4), DeleteVip(IPV6)])
+
+        assert (set(), {IPV4, IPV6}) == (vips.addresses(), vips.routes())
+
+    def test_routes_go_with_the_interface(self, vips):
+        vips.ensure_link()
+        vips.apply([add_route(IPV4), add_route(IPV6)])
+
+        vips.remove_link()
+
+        assert set() == vips.routes()
+        vips.ensure_link()
+        assert [None, None] == vips.apply([add_route(IPV4), add_route(IPV6)])
+
+    @pytest.mark.parametrize(
+        ("operation", "words"),
+        [
+            pytest.param(
+                delete_route(IPV4), "ip route del local 10.96.0.10/32 table local proto 81", id="delete"
+            ),
+            pytest.param(
+                add_route(IPV6),
+                "ip route add local fd00:96::a/128 table local proto 81 dev kube-ipvs0 metric 4945",
+                id="add",
+            ),
+        ],
+    )
+    def test_a_route_that_fails_names_its_operation(self, vips, operation, words):
+        vips.ensure_link()
+        (outcome,) = vips.apply([add_route(IPV6), operation])[1:]
+
+        assert words in str(outcome)

@@ -7,6 +7,7 @@ import errno
 import json
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import pytest
 
 from ipvs_agent import errors
 from ipvs_agent.addresses import parse_address
+from ipvs_agent.kernel import netlink, rtnetlink
 from ipvs_agent.kernel.vips import NetlinkVips
 from ipvs_agent.operations import AddVip, DeleteVip
-from tests.contract.vips import IPV4, IPV6, VipsContract, kinds
+from tests.contract.vips import IPV4, IPV6, OTHER_IPV4, VipsContract, add_route, delete_route, kinds
 
 # kube-ipvs0: 10.96.0.10, fd00:96::a | node: 192.0.2.1, 2001:db8::1 on dummy0, the way to everything else
 
@@ -115,6 +117,130 @@ class TestNetlinkVips(VipsContract):
         vips.ensure_link()
         assert [None] == vips.apply([AddVip(IPV4)])
 
+    def test_ip_shows_routes_that_are_known_by_their_protocol(self, vips):
+        vips.ensure_link()
+        vips.apply([add_route(IPV4), add_route(IPV6)])
+
+        (ipv4,) = ip("route", "show", "table", "local", "proto", "81")
+        (ipv6,) = ip("-6", "route", "show", "table", "local", "proto", "81")
+
+        assert ("local", "10.96.0.10", "kube-ipvs0") == (ipv4["type"], ipv4["dst"], ipv4["dev"])
+        assert ("local", "fd00:96::a", "kube-ipvs0") == (ipv6["type"], ipv6["dst"], ipv6["dev"])
+        assert {4945} == {ipv4["metric"], ipv6["metric"]}
+
+    def test_what_an_operation_says_is_what_ip_does(self, vips):
+        vips.ensure_link()
+        vips.apply([add_route(IPV6)])
+        for address in (OTHER_IPV4, IPV6):
+            ip(*str(add_route(address)).replace("fd00:96::a", "fd00:96::b").split()[1:])
+
+        assert {OTHER_IPV4, IPV6, parse_address("fd00:96::b")} == vips.routes()
+        for address in (OTHER_IPV4, IPV6):
+            ip(*str(delete_route(address)).split()[1:])
+        assert {parse_address("fd00:96::b")} == vips.routes()
+
+    def test_ipv4_routes_leave_the_link_down(self, vips):
+        vips.ensure_link()
+        vips.apply([add_route(IPV4)])
+
+        assert ["BROADCAST", "NOARP"] == shown()["flags"]
+
+    def test_for_ipv6_routes_the_link_is_up_without_an_address_of_its_own(self, vips):
+        vips.ensure_link()
+        vips.apply([add_route(IPV6)])
+
+        assert "UP" in shown()["flags"]
+        assert [] == shown()["addr_info"]
+
+    def test_ipv6_routes_that_went_with_the_link_can_be_added_again(self, vips):
+        vips.ensure_link()
+        vips.apply([add_route(IPV4), add_route(IPV6)])
+
+        ip("link", "set", "kube-ipvs0", "down")
+
+        assert {IPV4} == vips.routes()
+        assert [None] == vips.apply([add_route(IPV6)])
+        assert {IPV4, IPV6} == vips.routes()
+
+    def test_addresses_on_a_link_that_is_down_get_routes(self, vips):
+        """As kube-proxy leaves them."""
+        ip("link", "add", "kube-ipvs0", "type", "dummy")
+        ip("addr", "add", "10.96.0.10/32", "dev", "kube-ipvs0")
+        ip("addr", "add", "fd00:96::a/128", "dev", "kube-ipvs0")
+
+        assert [None, None] == vips.apply([add_route(IPV4), add_route(IPV6)])
+        assert ({IPV4, IPV6}, {IPV4, IPV6}) == (vips.addresses(), vips.routes())
+
+    def test_while_the_last_address_goes_its_route_is_elsewhere_and_then_nowhere_else(self, vips):
+        """The kernel forgets what is by the interface, without a word."""
+        vips.ensure_link()
+        vips.apply([AddVip(IPV4), add_route(IPV4)])
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_ROUTE) as notifications:
+            notifications.bind((0, 0x10 | 0x40))  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
+            vips.apply([DeleteVip(IPV4)])
+            notifications.setblocking(False)
+            told = [
+                _what(kind, payload)
+                for part in _all(notifications)
+                for kind, _, _, payload in netlink.received(part)
+            ]
+
+        expected = ["+4946", "address gone", "-0", "+4945", "-4946"]
+        assert expected == told
+        assert {IPV4} == vips.routes()
+
+    def test_routes_of_others_are_not_ours(self, vips):
+        vips.ensure_link()
+        vips.apply([add_route(IPV4)])
+        ip("route", "add", "local", "10.96.0.99/32", "dev", "kube-ipvs0", "table", "local", "scope", "host")
+
+        assert vips.has_other_routes()
+        assert {IPV4} == vips.routes()
+
+    @pytest.mark.parametrize(
+        ("address", "family", "expected"),
+        [
+            pytest.param(IPV4, socket.AF_INET, 0, id="v4"),
+            pytest.param(IPV6, socket.AF_INET6, errno.EADDRNOTAVAIL, id="v6"),
+        ],
+    )
+    def test_what_a_daemon_may_bind_to(self, vips, address, family, expected):
+        vips.ensure_link()
+        vips.apply([add_route(address)])
+        with socket.socket(family) as daemon:
+            assert expected == daemon_error(daemon, socket.inet_ntop(family, address))
+        vips.apply([AddVip(address)])
+        with socket.socket(family) as daemon:
+            assert 0 == daemon_error(daemon, socket.inet_ntop(family, address))
+
+    @pytest.mark.parametrize(
+        ("address", "family", "source"),
+        [
+            pytest.param(IPV4, socket.AF_INET, "10.96.0.10", id="v4"),
+            pytest.param(IPV6, socket.AF_INET6, "2001:db8::1", id="v6"),
+        ],
+    )
+    def test_from_where_the_node_dials_a_route(self, vips, address, family, source):
+        vips.ensure_link()
+        vips.apply([add_route(address)])
+        ip("link", "add", "dummy0", "type", "dummy")
+        ip("link", "set", "dummy0", "up")
+        ip("addr", "add", "192.0.2.1/32", "dev", "dummy0")
+        ip("addr", "add", "2001:db8::1/128", "dev", "dummy0", "nodad")
+
+        with socket.socket(family, socket.SOCK_DGRAM) as client:
+            client.connect((socket.inet_ntop(family, address), 80))
+            assert source == client.getsockname()[0]
+
+    def test_where_ipv6_is_off_the_error_of_a_route_says_how_to_turn_it_on(self, vips):
+        vips.ensure_link()
+        Path("/proc/sys/net/ipv6/conf/kube-ipvs0/disable_ipv6").write_text("1")
+
+        outcomes = vips.apply([add_route(IPV6), add_route(IPV4)])
+
+        assert [errors.InvalidRequest, None] == kinds(outcomes)
+        assert "net.ipv6.conf.kube-ipvs0.disable_ipv6" in str(outcomes[0])
+
     @pytest.mark.parametrize(
         ("address", "family"),
         [
@@ -172,6 +298,15 @@ class TestNetlinkVips(VipsContract):
         assert 1000 == len(shown()["addr_info"])
 
 
+def daemon_error(daemon, address):
+    """Bind, and return the errno with which that fails, or 0."""
+    try:
+        daemon.bind((address, 8080))
+    except OSError as error:
+        return error.errno
+    return 0
+
+
 def _connection(address):
     """Connect as soon as there is a route: an IPv6 address gets it from a work queue (addrconf_dad_work)."""
     deadline = time.monotonic() + 60
@@ -182,3 +317,19 @@ def _connection(address):
             if error.errno != errno.ENETUNREACH or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
+
+
+def _all(notifications):
+    """Yield all that was said."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            yield notifications.recv(65536)
+
+
+def _what(kind, payload):
+    """Return what a notification says: that an address went, or that a route of some metric came or went."""
+    if kind == rtnetlink.RTM_DELADDR:
+        return "address gone"
+    attributes = netlink.attributes(payload, rtnetlink.RTMSG.size)
+    metric = int.from_bytes(attributes.get(rtnetlink.RTA_PRIORITY, b""), sys.byteorder)
+    return f"{'+' if kind == rtnetlink.RTM_NEWROUTE else '-'}{metric}"

@@ -10,6 +10,7 @@ import pytest
 from ipvs_agent.cli import configuration
 from ipvs_agent.config import AgentConfig, read_agent_configuration
 from ipvs_agent.errors import ConfigError
+from ipvs_agent.model import VipMode
 
 HEAD = "apiVersion: ipvs-agent.io/v1alpha1\nkind: IpvsAgentConfiguration\n"
 KUBE_PROXY = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
@@ -33,6 +34,7 @@ def file(tmp_path):
         pytest.param("", {}, id="nothing said"),
         pytest.param("drainTimeout: null", {}, id="null"),
         pytest.param("drainTimeout: 1m30s", {"drain_seconds": 90.0}, id="drainTimeout"),
+        pytest.param("vipMode: routes", {"vip_mode": VipMode.ROUTES}, id="vipMode"),
         pytest.param("drainTimeout: 0s", {"drain_seconds": 0.0}, id="no drain at all"),
     ],
 )
@@ -61,6 +63,11 @@ def test_fields(file, text, expected):
             HEAD + "draintimeout: 5s",
             "line 3: draintimeout: is no field of this file; did you mean drainTimeout?",
             id="a slip",
+        ),
+        pytest.param(
+            HEAD + "vipMode: route",
+            "line 3: vipMode: 'route' is none of addresses, routes, auto",
+            id="no mode",
         ),
         pytest.param(HEAD + "ipvs: {}", "line 3: ipvs: is no field of this file", id="a field of kube-proxy"),
         pytest.param(
@@ -115,17 +122,19 @@ def test_both_files_are_read(file, tmp_path):
 
 
 def test_options_are_stronger_than_the_file(file):
-    path = file(HEAD + "drainTimeout: 5s")
+    path = file(HEAD + "drainTimeout: 5s\nvipMode: routes")
+    words = ("--drain-timeout", "0s", "--vip-mode", "addresses")
 
-    config, _ = configuration.read(parse("--agent-config", path, "--drain-timeout", "0s"))
+    config, _ = configuration.read(parse("--agent-config", path, *words))
 
-    assert AgentConfig(drain_seconds=0.0) == config
+    assert AgentConfig(drain_seconds=0.0, vip_mode=VipMode.ADDRESSES) == config
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         pytest.param(["--agent-config", ""], "--agent-config: the path is empty", id="no path"),
+        pytest.param(["--vip-mode", "route"], "--vip-mode: invalid choice: 'route'", id="no mode"),
         pytest.param(["--drain-timeout", "5"], "--drain-timeout: '5' is not a duration", id="no unit"),
         pytest.param(["--drain-timeout=-5s"], "--drain-timeout: '-5s' is negative", id="negative"),
     ],

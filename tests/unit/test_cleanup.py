@@ -9,7 +9,7 @@ import pytest
 from ipvs_agent.addresses import Family, parse_address
 from ipvs_agent.desired import sets, shim
 from ipvs_agent.errors import Busy, MissingModule
-from ipvs_agent.model import Protocol, VirtualServer, address_key
+from ipvs_agent.model import Protocol, VipForm, VirtualServer, address_key
 from ipvs_agent.operations import AddMember, AddVip, AddVirtualServer
 from ipvs_agent.reconcile import cleanup
 from ipvs_agent.testing.fake_kernel import FakeKernel
@@ -47,6 +47,7 @@ def left(kernel):
     return [
         *(f"virtual server {observed.virtual_server.key.port}" for observed in kernel.ipvs.virtual_servers()),
         *(f"vip {vip}" for vip in kernel.vips.addresses()),
+        *(f"route {vip}" for vip in kernel.vips.routes()),
         *(["rules"] if "IPVS-AGENT" in kernel.iptables.save(Family.IPV4) else []),
         *(["sets"] if kernel.ipsets.sets() else []),
         *(["link"] if kernel.vips.kind else []),
@@ -69,6 +70,21 @@ def test_all_that_is_ours_goes_and_nothing_else(kernel):
 
     assert ["virtual server 81"] == left(kernel)
     assert [] == cleanup.plan(kernel).lines()
+
+
+def test_routes_are_ours_wherever_they_lead(kernel):
+    kernel.vips.apply([AddVip(VIP, VipForm.ROUTE), AddVip(parse_address("fd00:10:96::1"), VipForm.ROUTE)])
+
+    assert "ip route del local 10.96.0.1/32 table local proto 81" in cleanup.plan(kernel).lines()
+    assert [] == clean_up(kernel)
+    assert ["virtual server 81"] == left(kernel)
+
+
+def test_an_interface_with_routes_of_somebody_else_stays(kernel):
+    kernel.vips.other_routes.add(parse_address("203.0.113.9"))
+
+    assert [] == clean_up(kernel)
+    assert ["virtual server 81", "link"] == left(kernel)
 
 
 @pytest.mark.parametrize("adapter", ["vips", "ipvs"])

@@ -205,6 +205,22 @@ class TestSourceRanges:
         assert f"{LB},tcp:80,{LB}/32" in members(self.restricted("192.0.2.0/24"), "ALLOWED")
         assert f"{LB},tcp:80,{LB}/32" not in members(self.restricted("203.0.113.0/24"), "ALLOWED")
 
+    def test_in_ipv6_it_may_dial_from_any_address_of_its_own(self):
+        """Where the VIP is a route, the kernel chooses one of them."""
+        node = changed(NODE, own=frozenset(address(one) for one in ("192.0.2.1", "2001:db8::1", "fd00::1")))
+        balanced = port("fd00:10:96::80", load_balancer_ips=["2001:db8:1::7"])
+        restricted = service("shop/web", balanced, source_ranges=(parse_network("2001:db8::/64"),))
+        others = service("shop/web", balanced, source_ranges=(parse_network("2001:db8:9::/64"),))
+
+        clients = {
+            member.rpartition(",")[2] for member in members(compiled(restricted, node=node), "ALLOWED")
+        }
+
+        assert {"2001:db8::/64", "2001:db8:1::7/128", "2001:db8::1/128", "fd00::1/128"} == clients
+        assert ["2001:db8:9::/64"] == [
+            member.rpartition(",")[2] for member in members(compiled(others, node=node), "ALLOWED")
+        ]
+
     def test_ranges_of_the_other_family_restrict_nothing(self):
         assert [] == members(self.restricted("2001:db8:7::/48"), "RESTRICTED")
 

@@ -28,14 +28,21 @@ def pods_of(lab, family):
     ]
 
 
+def web(lab):
+    """A Service of every protocol, dual stack, by cluster IPs and NodePorts."""
+    return (
+        objects.service("web", tuple(VIPS.values()), PORTS, type="NodePort"),
+        objects.endpoint_slice("web", pods_of(lab, 4), TARGETS, suffix="4"),
+        objects.endpoint_slice("web", pods_of(lab, 6), TARGETS, suffix="6"),
+    )
+
+
 @pytest.fixture(scope="module")
 def node(lab, tmp_path_factory):
     """A node whose agent serves one Service of every protocol, dual stack, by cluster IPs and NodePorts."""
     node = Node(lab, tmp_path_factory.mktemp("node"))
     node.put(
-        objects.service("web", tuple(VIPS.values()), PORTS, type="NodePort"),
-        objects.endpoint_slice("web", pods_of(lab, 4), TARGETS, suffix="4"),
-        objects.endpoint_slice("web", pods_of(lab, 6), TARGETS, suffix="6"),
+        *web(lab),
         objects.service("sticky", ("10.96.0.81",), sessionAffinity="ClientIP"),
         objects.endpoint_slice("sticky", pods_of(lab, 4)),
         objects.service("mixed", ("10.96.0.83",)),

@@ -1,0 +1,108 @@
+"""In which form the VIPs are on the node, and how they move from one form to the other.
+
+A VIP first gets the new form and only then loses the old one, and many of them do so a slice at a time: the
+kernel walks a list for every address that comes or goes, and other changes must not wait for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from ipvs_agent.addresses import Address
+from ipvs_agent.model import Vip, VipForm, VipMode
+from ipvs_agent.operations import AddVip, DeleteVip, VipOperation
+from ipvs_agent.reconcile.achieved import Achieved
+from ipvs_agent.reconcile.claims import Claims, Key
+from ipvs_agent.reconcile.report import Report
+from ipvs_agent.reconcile.timers import Timers, VipsMove
+
+MOST_ADDRESSES = 1000
+"""With more VIPs than that, VipMode.AUTO makes them local routes (docs/vips.md has the measurement)."""
+_SLICE = 500
+
+
+class VipForms:
+    """Decides on the form; used by the keeper."""
+
+    def __init__(
+        self,
+        mode: VipMode,
+        claims: Claims,
+        achieved: Achieved,
+        timers: Timers,
+        report: Report,
+        clock: Callable[[], float],
+    ) -> None:
+        self._form = VipForm.ROUTE if mode is VipMode.ROUTES else VipForm.ADDRESS
+        self._may_change = mode is VipMode.AUTO
+        self._claims = claims
+        self._achieved = achieved
+        self._timers = timers
+        self._report = report
+        self._clock = clock
+        self._queue: dict[Address, None] = {}
+        """VIPs that may have another form than theirs."""
+        self._slice: frozenset[Address] = frozenset()
+        """Those of them that may lose it now."""
+
+    @property
+    def are_moving(self) -> bool:
+        """Whether some VIPs have yet to be moved."""
+        return bool(self._queue)
+
+    def adopt(self) -> None:
+        """Go on with routes where an agent before this one made any: VipMode.AUTO never goes back."""
+        if self._may_change and any(vip.form is VipForm.ROUTE for vip in self._achieved.vips):
+            self._form = VipForm.ROUTE
+
+    def choose(self) -> None:
+        """Go over to routes where there are to be too many VIPs for addresses."""
+        if not self._may_change or self._form is VipForm.ROUTE:
+            return
+        if self._claims.vips > MOST_ADDRESSES:
+            self._form = VipForm.ROUTE
+            self._report.vips_become_routes(self._claims.vips)
+            for vip in self._achieved.vips:
+                self._enqueue(vip.address)
+
+    def difference(self, address: Address) -> Iterator[VipOperation]:
+        """Yield what brings a VIP from what was achieved towards what is wanted.
+
+        One that is wanted first gets its form. Another form that it has goes later, with its slice.
+        """
+        vips = self._achieved.vips
+        if not self._claims.wanted(address):
+            yield from (DeleteVip(address, form) for form in VipForm if Vip(address, form) in vips)
+        elif Vip(address, self._form) not in vips:
+            yield AddVip(address, self._form)
+        else:
+            for form in VipForm:
+                if form is not self._form and Vip(address, form) in vips:
+                    if address in self._slice:
+                        yield DeleteVip(address, form)
+                    else:
+                        self._enqueue(address)
+
+    def look_again(self, keys: Iterable[Key]) -> None:
+        """Have those of some objects moved on that are VIPs and have got their form only now."""
+        for key in keys:
+            if isinstance(key, bytes):
+                self._enqueue(key)
+
+    def next_slice(self) -> list[Address]:
+        """Return some VIPs to bring on, which from now on may lose the form that is not theirs."""
+        addresses = list(self._queue)[:_SLICE]
+        for address in addresses:
+            del self._queue[address]
+        self._slice = frozenset(addresses)
+        if self._queue:
+            self._schedule()
+        return addresses
+
+    def _enqueue(self, address: Address) -> None:
+        if not self._queue:
+            self._schedule()
+        self._queue[address] = None
+
+    def _schedule(self) -> None:
+        self._timers.add(self._clock(), VipsMove())
