@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 from benchmarks import results
 
@@ -132,8 +133,9 @@ def _draw(plot: Plot, kept: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.spines[:].set_color(_INK)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,g}")
+        axis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="both", color=_INK)
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
     figure.savefig(path, transparent=True, metadata={"Date": None})
     plt.close(figure)
 

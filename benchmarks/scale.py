@@ -13,12 +13,13 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 from urllib.parse import parse_qs, urlsplit
 
-from benchmarks import api, progress, results, sizes, table
+from benchmarks import api, cluster, progress, results, sizes, table
 from benchmarks.sizes import Size
 from ipvs_agent.sources.api_client import ApiClient
 from ipvs_agent.sources.changes import Change, Kind, Listed, Put
@@ -38,6 +39,8 @@ from tests.kube.server import AGENT, ApiServer
 _PATIENCE = 600.0
 _AWAY = 20.0
 """Seconds that the server is away: the pauses between attempts have grown by then."""
+_MARKERS = "marker-"
+"""How the names of objects begin by which it is seen how far an agent is."""
 _METRIC = re.compile(r"^(\w+)(?:\{(.*)\})? ([\d.e+-]+)$", re.MULTILINE)
 
 
@@ -46,7 +49,7 @@ class Said(NamedTuple):
 
     agent: int
     what: str
-    """A request ("list services", "watch from a version services", ...), "listed KIND" or "saw NAME"."""
+    """A request that was answered ("list services", "WatchList nodes", ...), "listed KIND" or "saw NAME"."""
     at: float
 
 
@@ -98,16 +101,9 @@ class Crowd:
                 heard.append(self._said.get(timeout=1.0))
             except Empty:
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"not within {_PATIENCE:g} s; {len(heard)} things were said") from None
+                    counts = dict(Counter(one.what for one in heard))
+                    raise TimeoutError(f"not within {_PATIENCE:g} s, but: {counts}") from None
         return heard
-
-    def drain(self) -> None:
-        """Drop what has been said until now."""
-        while True:
-            try:
-                self._said.get(timeout=1.0)
-            except Empty:
-                return
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--size", type=sizes.parse, default=Size(1000, 10))
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the agents end with us
     with tempfile.TemporaryDirectory() as folder, ApiServer() as server:
         with server.client() as client:
             api.prepare(client, "node-0", "192.0.2.1")
@@ -143,21 +140,19 @@ def _phases(server: ApiServer, crowd: Crowd) -> list[Phase]:
         phases.append(Phase("all start at once", begin, said, _difference(_metrics(client), before)))
 
         before, begin = _metrics(client), time.monotonic()
-        client.create(_marker("one-change"))
-        said = crowd.hear(partial(_all_saw, crowd.agents, "one-change"))
+        _create_marker(client, f"{_MARKERS}0")
+        said = crowd.hear(partial(_all_saw, crowd.agents, f"{_MARKERS}0"))
         time.sleep(1.0)  # the server counts what it sent a moment later
         phases.append(Phase("one Service is created", begin, said, _difference(_metrics(client), before)))
     for name, end in (("after the server was killed", server.kill), ("after it ended in order", server.stop)):
         progress.say(f"the server is away for {_AWAY:g} s")
-        crowd.drain()
         end()
         time.sleep(_AWAY)
-        crowd.drain()
         server.start()
         ready = time.monotonic()
         with server.client() as client:
-            marker = f"marker-{len(phases)}"
-            client.create(_marker(marker))
+            marker = f"{_MARKERS}{len(phases)}"
+            _create_marker(client, marker)
             progress.say("the agents come back")
             said = crowd.hear(partial(_all_saw, crowd.agents, marker))
             time.sleep(2.0)
@@ -166,23 +161,28 @@ def _phases(server: ApiServer, crowd: Crowd) -> list[Phase]:
     return phases
 
 
-def _marker(name: str) -> dict[str, Any]:
+def _create_marker(client: Client, name: str) -> None:
+    """Create a Service and a slice that every agent is to see."""
+    spec = {"ports": [{"port": 80}]}
     metadata = {"name": name, "namespace": "bench"}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [{"port": 80}]}}
+    client.create({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+    endpoint_slice = cluster.endpoint_slice(0, ["10.255.0.1"])
+    client.create(endpoint_slice | {"metadata": metadata | {"labels": {"kubernetes.io/service-name": name}}})
 
 
 def _all_listed(agents: int, said: Sequence[Said]) -> bool:
-    return sum(one.what.startswith("listed ") for one in said[-1:]) > 0 and (
-        len({(one.agent, one.what) for one in said if one.what.startswith("listed ")}) == agents * len(Kind)
-    )
+    wanted = {f"listed {kind.value}" for kind in Kind}
+    return _all_said(agents, wanted, said)
 
 
 def _all_saw(agents: int, marker: str, said: Sequence[Said]) -> bool:
-    return (
-        bool(said)
-        and said[-1].what == f"saw {marker}"
-        and (len({one.agent for one in said if one.what == f"saw {marker}"}) == agents)
-    )
+    return _all_said(agents, {f"saw Service {marker}", f"saw EndpointSlice {marker}"}, said)
+
+
+def _all_said(agents: int, wanted: Collection[str], said: Sequence[Said]) -> bool:
+    if not said or said[-1].what not in wanted:
+        return False
+    return len({(one.agent, one.what) for one in said if one.what in wanted}) == agents * len(wanted)
 
 
 # --- The agents ---------------------------------------------------------------------------------------------
@@ -193,8 +193,9 @@ def _be_agents(numbers: Sequence[int], kubeconfig: str, said: Queue[Said]) -> No
     owners: dict[int, int] = {}
 
     def watched(client: ApiClient, url: str, body: bytes | None) -> Any:
+        answer = send(client, url, body)
         said.put(Said(owners[id(client)], request_name(url), time.monotonic()))
-        return send(client, url, body)
+        return answer
 
     with mock.patch.object(ApiClient, "_send", watched):
         for number in numbers:
@@ -219,12 +220,8 @@ def _note(agent: int, said: Queue[Said], changes: Sequence[Change]) -> None:
     for change in changes:
         if isinstance(change, Listed):
             said.put(Said(agent, f"listed {change.kind.value}", time.monotonic()))
-        elif (
-            isinstance(change, Put)
-            and change.kind is Kind.SERVICE
-            and change.name.name.startswith(("m", "o"))
-        ):
-            said.put(Said(agent, f"saw {change.name.name}", time.monotonic()))
+        elif isinstance(change, Put) and change.name.name.startswith(_MARKERS):
+            said.put(Said(agent, f"saw {change.kind.value} {change.name.name}", time.monotonic()))
 
 
 # --- The server ---------------------------------------------------------------------------------------------
@@ -275,10 +272,9 @@ def _show(options: argparse.Namespace, phases: Sequence[Phase]) -> None:
 
 def _row(phase: Phase, options: argparse.Namespace) -> results.Row:
     requests = [one for one in phase.said if not one.what.startswith(("saw ", "listed "))]
-    caught_up = _first_of_each(
-        [one for one in phase.said if one.what.startswith(("saw ", "listed Endp"))], phase.ready
-    )
-    seconds = Counter(int(one.at - phase.ready) for one in requests if one.at >= phase.ready)
+    seconds = Counter(int(max(0.0, one.at - phase.ready)) for one in requests)
+    # The last thing that an agent said is that it has seen all.
+    caught_up = list({one.agent: one.at - phase.ready for one in phase.said}.values())
     return {
         "phase": phase.name,
         "agents": options.agents,
@@ -292,13 +288,6 @@ def _row(phase: Phase, options: argparse.Namespace) -> results.Row:
         "most requests in a second": max(seconds.values(), default=0),
         **phase.metrics,
     }
-
-
-def _first_of_each(said: Sequence[Said], since: float) -> list[float]:
-    first: dict[int, float] = {}
-    for one in said:
-        first.setdefault(one.agent, one.at - since)
-    return list(first.values())
 
 
 def _text(figure: float) -> str:
