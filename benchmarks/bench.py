@@ -29,7 +29,7 @@ from ipvs_agent.sources.changes import Change, Kind, Listed
 from ipvs_agent.sources.decode import decode
 from tools.lab import talk
 
-_PATIENCE = 120.0
+_PATIENCE = 600.0
 _numbers = itertools.count()
 
 

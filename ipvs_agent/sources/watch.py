@@ -126,6 +126,8 @@ class Watcher:
                     self._follow(self._list(stack), heard=True)
             except answers.Expired:
                 self._resume = ""
+                # The server is there again, and the agents' attempts were spread already until they met it.
+                self._progressed = True
                 raise
             except _SelectorUnknown:
                 self._optional_selector = ""

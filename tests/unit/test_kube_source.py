@@ -371,6 +371,23 @@ class TestWatch:
                 api
             )
 
+    def test_what_expired_while_the_server_was_away_is_listed_as_soon_as_it_is_back(self, run, told):
+        with FakeApi() as api:
+            stopping = run(api, told)
+            told.until("listed ")
+            for count in (1, 2, 3):
+                with api.at_once():
+                    api.fail(SERVICES, *[Drop()] * 8)
+                    api.drop_watches(SERVICES)
+                    api.put(service(f"s{count}"))
+                    api.compact()
+                told.until(" ".join(["listed", *(f"default/s{number}" for number in range(1, count + 1))]))
+
+            # The connection that breaks, the answers that fail, and what expired.
+            waits = [stopping.waits[start : start + 10] for start in (0, 10, 20)]
+            assert [10] * 3 == [len(wait) for wait in waits]
+            assert [True] * 3 == [0 <= wait[-1] <= 1 for wait in waits]
+
     def test_a_list_that_expired_is_as_new_as_what_was_seen(self, run, told):
         with FakeApi(watch_list=WatchList.FORBIDDEN) as api:
             api.put(service("a"))
