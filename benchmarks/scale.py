@@ -261,7 +261,7 @@ def _show(options: argparse.Namespace, phases: Sequence[Phase]) -> None:
     print(f"{table.machine()}, 1-minute load {os.getloadavg()[0]:.1f}\n")
     heads = [name for name in rows[0] if name not in ("agents", "size", "requests", "per_second")]
     table.show(
-        f"{options.agents} agents on one kube-apiserver with {options.size} (seconds from when it was ready)",
+        f"{options.agents} agents on one kube-apiserver with {options.size} (seconds from the first answer)",
         ("", *(str(row["phase"]) for row in rows)),
         [(head, *(_text(row[head]) for row in rows)) for head in heads if head != "phase"],
     )
@@ -272,9 +272,11 @@ def _show(options: argparse.Namespace, phases: Sequence[Phase]) -> None:
 
 def _row(phase: Phase, options: argparse.Namespace) -> results.Row:
     requests = [one for one in phase.said if not one.what.startswith(("saw ", "listed "))]
-    seconds = Counter(int(max(0.0, one.at - phase.ready)) for one in requests)
+    # A server answers some requests before it counts as ready.
+    begin = min([phase.ready, *(one.at for one in requests)])
+    seconds = Counter(int(one.at - begin) for one in requests)
     # The last thing that an agent said is that it has seen all.
-    caught_up = list({one.agent: one.at - phase.ready for one in phase.said}.values())
+    caught_up = list({one.agent: one.at - begin for one in phase.said}.values())
     return {
         "phase": phase.name,
         "agents": options.agents,
