@@ -116,6 +116,10 @@ class Achieved:
             self.virtual_servers[key] = Held(found, behind)
             self._at_address[key.address] += 1
 
+    def has(self, thing: Vip | SetMember) -> bool:
+        """Tell whether a VIP or a set member is there."""
+        return thing in (self.members if isinstance(thing, SetMember) else self.vips)
+
     def keys(self) -> Iterator[VirtualServerKey | Address | SetMember]:
         """Yield everything that was achieved."""
         yield from self.virtual_servers

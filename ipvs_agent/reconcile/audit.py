@@ -21,6 +21,10 @@ from ipvs_agent.model import (
 
 SLICE = 200
 """Virtual servers whose real servers are read in one go."""
+SPREAD = 0.5
+"""The share of the sync period over which the slices of an audit are spread."""
+LONGEST_PAUSE = 1.0
+"""Seconds between two slices, at most."""
 
 
 class Tables(msgspec.Struct, frozen=True):

@@ -2,19 +2,36 @@
 
 A read takes time, and the loop goes on meanwhile, so a difference is only a suspicion: VIPs and set members
 are brought to where they should be by operations that may be repeated, virtual servers are read again by
-their key before anything is done.
+their key before anything is done. To compare takes time too, so the worker does it, with what was achieved
+when the audit began.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from ipvs_agent.desired import sets
-from ipvs_agent.model import SetMember, Vip, VipForm, VirtualServerKey
+from ipvs_agent.model import SetMember, Vip, VipForm, VirtualServer, VirtualServerKey
 from ipvs_agent.reconcile.achieved import Achieved
 from ipvs_agent.reconcile.audit import Tables
+
+
+class Left(msgspec.Struct, frozen=True):
+    """How the kernel was left when an audit began."""
+
+    virtual_servers: Mapping[VirtualServerKey, VirtualServer]
+    vips: frozenset[Vip]
+    members: frozenset[SetMember]
+    foreign: frozenset[VirtualServerKey]
+    """Virtual servers that others have made."""
+
+
+def left(achieved: Achieved, foreign: Iterable[VirtualServerKey]) -> Left:
+    """Return what a later look is compared with; foreign: the virtual servers of others."""
+    virtual_servers = {key: held.virtual_server for key, held in achieved.virtual_servers.items()}
+    return Left(virtual_servers, frozenset(achieved.vips), frozenset(achieved.members), frozenset(foreign))
 
 
 class Drift(msgspec.Struct, frozen=True):
@@ -32,27 +49,27 @@ class Drift(msgspec.Struct, frozen=True):
     """Virtual servers of others that are gone."""
 
 
-def find(tables: Tables, achieved: Achieved, known_foreign: AbstractSet[VirtualServerKey]) -> Drift:
-    """Compare the tables with what was achieved."""
+def find(tables: Tables, left: Left) -> Drift:
+    """Compare the tables with how the kernel was left."""
     present = tables.virtual_servers.keys()
-    ours = sets.ours(present, tables.members | achieved.members)
-    held = achieved.virtual_servers
-    unknown = present - held.keys() - known_foreign
+    ours = sets.ours(present, tables.members | left.members)
+    held = left.virtual_servers
+    unknown = present - held.keys() - left.foreign
     return Drift(
-        lost=frozenset((achieved.vips - tables.vips) | (achieved.members - tables.members)),
-        extra=frozenset((vips_of_ours(tables) - achieved.vips) | (tables.members - achieved.members)),
+        lost=(left.vips - tables.vips) | (left.members - tables.members),
+        extra=(vips_of_ours(tables) - left.vips) | (tables.members - left.members),
         suspects=frozenset(
-            {key for key in present & held.keys() if tables.virtual_servers[key] != held[key].virtual_server}
+            {key for key in present & held.keys() if tables.virtual_servers[key] != held[key]}
             | (held.keys() - present)
             | (unknown & ours)
         ),
         foreign=frozenset(unknown - ours),
-        foreign_gone=frozenset(known_foreign - present),
+        foreign_gone=left.foreign - present,
     )
 
 
-def vips_of_ours(tables: Tables) -> set[Vip]:
+def vips_of_ours(tables: Tables) -> frozenset[Vip]:
     """Return the routes, which are all ours, and those addresses that the sets name as VIPs of ours."""
-    return {
+    return frozenset(
         vip for vip in tables.vips if vip.form is VipForm.ROUTE or sets.is_vip(vip.address, tables.members)
-    }
+    )

@@ -310,14 +310,20 @@ class Keeper:
         self.bring(others)
         self._report.adopted(len(behind), len(self._foreign))
 
-    def repair(self, tables: Tables) -> None:
+    def left(self) -> drift.Left:
+        """Return how the kernel was left, for an audit."""
+        return drift.left(self.achieved, self._foreign)
+
+    def repair(self, found: drift.Drift) -> None:
         """Make good what others changed, real servers apart."""
-        found = drift.find(tables, self.achieved, self._foreign)
+        # What this loop has done since the audit began is no drift.
+        lost = [thing for thing in found.lost if self.achieved.has(thing)]
+        extra = [thing for thing in found.extra if not self.achieved.has(thing)]
         changed: dict[Key, None] = {
-            thing.address if isinstance(thing, Vip) else thing: None for thing in (*found.lost, *found.extra)
+            thing.address if isinstance(thing, Vip) else thing: None for thing in (*lost, *extra)
         }
-        self.achieved.forget(found.lost)
-        self.achieved.discover(found.extra)
+        self.achieved.forget(lost)
+        self.achieved.discover(extra)
         # What is in the ledger and was never made here was made by others while ours waited.
         intruders = (found.suspects & self._waiting) - self.achieved.virtual_servers.keys()
         changed.update(self._reread_all(found.suspects - intruders))

@@ -10,6 +10,7 @@ from ipvs_agent.addresses import Address
 from ipvs_agent.errors import KernelError
 from ipvs_agent.model import VirtualServerKey
 from ipvs_agent.reconcile.audit import Tables, TableSlice
+from ipvs_agent.reconcile.drift import Drift
 from ipvs_agent.reconcile.foundation import Ground, Needs
 from ipvs_agent.sources.changes import Change
 
@@ -29,11 +30,12 @@ class AddressesRead(msgspec.Struct, frozen=True):
 
 
 class Laid(msgspec.Struct, frozen=True):
-    """The worker has laid the foundation and read the tables."""
+    """The worker has laid the foundation and read the tables; drift: None at the first time."""
 
     needs: Needs
     ground: Ground
     tables: Tables
+    drift: Drift | None
 
 
 class AuditFailed(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from ipvs_agent.model import (
     ServicePlan,
     VirtualServerKey,
 )
-from ipvs_agent.reconcile import audit, foundation
+from ipvs_agent.reconcile import audit, drift, foundation
 from ipvs_agent.reconcile.foundation import Ground, Needs
 from ipvs_agent.reconcile.health import Health
 from ipvs_agent.reconcile.keeper import Keeper
@@ -52,6 +52,7 @@ from ipvs_agent.reconcile.timers import (
     RebuildDue,
     Retry,
     SchedulerTurn,
+    SliceDue,
     Task,
     Timers,
     VipsMove,
@@ -105,6 +106,9 @@ class Reconciler:
         self._own_addresses: frozenset[Address] = frozenset()
         self._troubles: dict[str, str] = {}
         self._is_auditing = False
+        self._is_audit_urgent = False
+        """Whether another audit was asked for since this one began."""
+        self._between_slices = 0.0
         self._is_laying = False
         self._audits = 0
         self._failed_audits = 0
@@ -244,7 +248,11 @@ class Reconciler:
             self._keeper.change_scheduler()
         elif isinstance(task, RampStep):
             self._keeper.take_step(task.key)
+        elif isinstance(task, SliceDue):
+            self._read_slices(task.remaining)
         elif task.number in (AuditDue.URGENT, self._audits):
+            if self._is_auditing and task.number == AuditDue.URGENT:
+                self._is_audit_urgent = True
             self._start_audit()
 
     # --- Plans ----------------------------------------------------------------------------------------------
@@ -379,15 +387,17 @@ class Reconciler:
             )
 
             before = self._ground
+            left = None if before is None else self._keeper.left()
 
             def lay_and_read() -> None:
                 try:
                     ground = foundation.lay(self._background, needs, before)
                     tables = audit.read_tables(self._background)
+                    found = None if left is None else drift.find(tables, left)
                 except KernelError as error:
                     self.tell(AuditFailed(error))
                 else:
-                    self.tell(Laid(needs, ground, tables))
+                    self.tell(Laid(needs, ground, tables, found))
 
             self._worker.submit(lay_and_read)
 
@@ -409,15 +419,23 @@ class Reconciler:
         self._ground, self._laid_needs = laid.ground, laid.needs
         self._own_addresses = laid.tables.node_addresses
         self._refresh_view()
-        if is_first:
+        if laid.drift is None:
             self._end_audit()
         else:
-            self._keeper.repair(laid.tables)
-            self._read_slices(tuple(self._keeper.achieved.virtual_servers))
+            self._keeper.repair(laid.drift)
+            keys = tuple(self._keeper.achieved.virtual_servers)
+            slices = -(-len(keys) // audit.SLICE)
+            spread = audit.SPREAD * self._settings.sync_period
+            self._between_slices = min(audit.LONGEST_PAUSE, spread / max(1, slices))
+            self._read_slices(keys)
 
     def _on_slice(self, message: SliceRead) -> None:
         self._keeper.repair_real_servers(message.table)
-        self._read_slices(message.remaining)
+        if not message.remaining:
+            self._end_audit()
+        else:
+            pause = 0.0 if self._is_hurried() else self._between_slices
+            self._timers.add(self._clock() + pause, SliceDue(message.remaining))
 
     def _read_slices(self, keys: tuple[VirtualServerKey, ...]) -> None:
         now, later = keys[: audit.SLICE], keys[audit.SLICE :]
@@ -436,7 +454,11 @@ class Reconciler:
             self._end_audit()
 
     def _end_audit(self) -> None:
-        self._schedule_audit(0.0 if self._lags_behind_node() else self._settings.sync_period)
+        self._schedule_audit(0.0 if self._is_hurried() else self._settings.sync_period)
+
+    def _is_hurried(self) -> bool:
+        """Tell whether another audit is to follow the one under way at once."""
+        return self._is_audit_urgent or self._lags_behind_node()
 
     def _on_audit_failed(self, error: KernelError) -> None:
         self._is_laying = False
@@ -446,6 +468,6 @@ class Reconciler:
         self._schedule_audit(delay)
 
     def _schedule_audit(self, delay: float) -> None:
-        self._is_auditing = False
+        self._is_auditing = self._is_audit_urgent = False
         self._audits += 1
         self._timers.add(self._clock() + delay, AuditDue(self._audits))

@@ -35,6 +35,12 @@ class AuditDue(msgspec.Struct, frozen=True):
     number: int = URGENT
 
 
+class SliceDue(msgspec.Struct, frozen=True):
+    """Read real servers of the next virtual servers of an audit."""
+
+    remaining: tuple[VirtualServerKey, ...]
+
+
 class FlowsDue(msgspec.Struct, frozen=True):
     """Have the flows removed that are older than the virtual servers which they are for."""
 
@@ -53,7 +59,7 @@ class VipsMove(msgspec.Struct, frozen=True):
     """Move some VIPs to the form that they are to have."""
 
 
-Task = Retry | DrainCheck | RebuildDue | AuditDue | FlowsDue | SchedulerTurn | RampStep | VipsMove
+Task = Retry | DrainCheck | RebuildDue | AuditDue | SliceDue | FlowsDue | SchedulerTurn | RampStep | VipsMove
 
 
 class Timers:
