@@ -22,6 +22,12 @@ SOURCES = {
     VIPS[0]: [f"198.18.{number // 250}.{number % 250 + 1}" for number in range(500)],
     VIPS[1]: [f"2001:db8:5::{number:x}" for number in range(1, 501)],
 }
+WEIGHTS = (
+    "node:rack-8090=5,node:rack-8091=3,other=2",
+    "node:rack-8092=7,other=1",
+    "node:rack-8090=0,other=9",
+)
+"""The first ones are those that it ends with."""
 ROUTES = ("198.18.0.0/16", "2001:db8:5::/64")
 
 
@@ -71,13 +77,20 @@ class Teller:
         self.rng = random.Random(seed)
         self._node = node
 
-    def put(self, scheduler, endpoints):
-        """Have the node serve these endpoints, (address, port)."""
+    def put(self, scheduler, endpoints, weights=WEIGHTS[0]):
+        """Have the node serve these endpoints, (address, port), those of each port on a node."""
         web = objects.service("web", VIPS)
-        web["metadata"]["annotations"] = {"ipvs-agent.io/scheduler": scheduler}
+        web["metadata"]["annotations"] = {
+            "ipvs-agent.io/scheduler": scheduler,
+            "ipvs-agent.io/weights": weights,
+        }
         slices = []
         for port, is_ipv6 in itertools.product(several_ports.PORTS, (False, True)):
-            alike = [one for one, number in endpoints if number == port and (":" in one) == is_ipv6]
+            alike = [
+                (one, {"nodeName": f"rack-{port}"})
+                for one, number in endpoints
+                if number == port and (":" in one) == is_ipv6
+            ]
             self.rng.shuffle(alike)
             middle = self.rng.randint(0, len(alike))
             for part in filter(None, (alike[:middle], alike[middle:])):
@@ -87,9 +100,10 @@ class Teller:
         self._node.put(web, *slices)
 
     def change(self, scheduler, endpoints):
-        """Have the node serve some of the endpoints, and wait until it has taken note."""
+        """Have the node serve some of the endpoints with some weights, and wait until it has taken note."""
         applied = self._applied()
-        self.put(scheduler, self.rng.sample(endpoints, self.rng.randint(8, 20)))
+        some = self.rng.sample(endpoints, self.rng.randint(8, 20))
+        self.put(scheduler, some, self.rng.choice(WEIGHTS))
         self._node.wait_for(lambda: self._applied() > applied)
 
     def _applied(self):
@@ -100,9 +114,13 @@ def virtual_servers(node):
     """What there is to compare of each virtual server, by address."""
     listed = json.loads(node.agent.command("status", "-o", "json"))["virtualServers"]
     return {
-        one["address"]: (one["scheduler"], len(one["realServers"]), one["draining"], one["fingerprint"])
+        one["address"]: (one["scheduler"], sorted(map(_weight, one["realServers"])), one["fingerprint"])
         for one in listed
     }
+
+
+def _weight(real_server):
+    return real_server["weight"]
 
 
 def choices(lab):
@@ -137,10 +155,9 @@ def test_they_have_one_fingerprint_and_choose_alike(labs, nodes, scheduler):
     second.change(scheduler, every)
     second.put(scheduler, every)
 
+    settled = [(scheduler, [2] * 6 + [3] * 3 + [5] * 3)] * 2
     for node in nodes:
-        node.wait_for(
-            lambda node=node: [(scheduler, 12, [])] * 2 == [one[:3] for one in virtual_servers(node).values()]
-        )
+        node.wait_for(lambda node=node: [one[:2] for one in virtual_servers(node).values()] == settled)
     nodes[1].wait_for(lambda: virtual_servers(nodes[0]) == virtual_servers(nodes[1]))
     ours, theirs = map(choices, labs)
 
