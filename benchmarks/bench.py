@@ -77,6 +77,7 @@ class AgentInProcess:
         """How many virtual servers were changed after they had been made."""
         self.busy = 0.0
         """Seconds that its thread did not wait; a clock of CPU time misses what is over before it ticks."""
+        self._is_at_work = False
         self._is_serving = threading.Event()
         made: Future[Reconciler] = Future()
         self._thread = threading.Thread(target=self._run, args=(name, made), daemon=True)
@@ -91,6 +92,7 @@ class AgentInProcess:
         """Wait until all that was told first is there; then nothing happens until something is told."""
         if not self._is_serving.wait(_PATIENCE):
             raise TimeoutError("the agent did not get to serve in time")
+        self.wait_until(lambda: not self._is_at_work)  # it says so a little before it is done
 
     def wait_until(self, condition: Callable[[], bool], seconds: float = _PATIENCE) -> None:
         """Wait until a condition holds."""
@@ -127,9 +129,11 @@ class AgentInProcess:
         catch_up = reconciler.catch_up
 
         def timed() -> None:
+            self._is_at_work = True
             started = time.perf_counter()
             catch_up()
             self.busy += time.perf_counter() - started
+            self._is_at_work = False
 
         reconciler.catch_up = timed  # type: ignore[method-assign]
         return reconciler
