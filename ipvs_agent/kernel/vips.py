@@ -79,8 +79,8 @@ class NetlinkVips:
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(NETLINK_ROUTE)
-        self._may_have_routes = True
-        """Of IPv4: as long as nobody has looked, and once any was made."""
+        self._has_routes: bool | None = None
+        """Whether there may be any of IPv4; None: nobody has looked."""
 
     def close(self) -> None:
         """Close the netlink socket."""
@@ -173,13 +173,16 @@ class NetlinkVips:
                 if isinstance(operation, DeleteVip):
                     gone[operation.form].add(operation.address)
                 elif operation.form is VipForm.ROUTE:
-                    self._may_have_routes = True
-        if not gone[VipForm.ADDRESS] or not self._may_have_routes:
+                    self._has_routes = True
+        if not gone[VipForm.ADDRESS]:
             return contextlib.nullcontext()
-        routes = vip_routes.read(self._socket, Family.IPV4)
-        self._may_have_routes = bool(routes)
+        if self._has_routes is None:
+            self._has_routes = bool(vip_routes.read(self._socket, Family.IPV4))
+        if not self._has_routes:
+            return contextlib.nullcontext()
         found = {one.address for one in rtnetlink.addresses(self._socket, link) if len(one.address) == 4}
         if found <= gone[VipForm.ADDRESS]:
+            routes = vip_routes.read(self._socket, Family.IPV4)
             return vip_routes.parked(self._socket, link, routes, routes - gone[VipForm.ROUTE])
         return contextlib.nullcontext()
 

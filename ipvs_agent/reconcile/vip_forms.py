@@ -18,7 +18,7 @@ from ipvs_agent.reconcile.timers import Timers, VipsMove
 
 MOST_ADDRESSES = 1000
 """With more VIPs than that, VipMode.AUTO makes them local routes (docs/vips.md has the measurement)."""
-_SLICE = 500
+_SLICE = 200
 
 
 class VipForms:
