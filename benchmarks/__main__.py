@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from benchmarks import change, kube_proxy, rolling, scheduler_changes, sizes, start, status, table, vips
+from benchmarks import change, idle, kube_proxy, rolling, scheduler_changes, sizes, start, status, table, vips
 from benchmarks.sizes import Size
 
 
@@ -26,6 +26,7 @@ SIZED: Mapping[str, Sized] = {
     "start": Sized(start.main, start.SIZES, start.LARGE),
     "change": Sized(change.main, change.SIZES, change.LARGE),
     "rolling": Sized(rolling.main, rolling.SIZES, rolling.LARGE),
+    "idle": Sized(idle.main, idle.SIZES, idle.LARGE),
     "status": Sized(status.main, status.SIZES, status.LARGE),
     "kube-proxy": Sized(kube_proxy.main, kube_proxy.SIZES, kube_proxy.LARGE),
 }
