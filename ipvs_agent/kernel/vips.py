@@ -80,7 +80,7 @@ class NetlinkVips:
     def __init__(self) -> None:
         self._socket = NetlinkSocket(NETLINK_ROUTE)
         self._has_routes: bool | None = None
-        """Whether there may be any of IPv4; None: nobody has looked."""
+        """Whether there may be any of IPv4; None: one must look."""
 
     def close(self) -> None:
         """Close the netlink socket."""
@@ -174,6 +174,8 @@ class NetlinkVips:
                     gone[operation.form].add(operation.address)
                 elif operation.form is VipForm.ROUTE:
                     self._has_routes = True
+        if gone[VipForm.ROUTE]:
+            self._has_routes = None  # it may have been the last one
         if not gone[VipForm.ADDRESS]:
             return contextlib.nullcontext()
         if self._has_routes is None:
