@@ -14,6 +14,7 @@ from functools import partial
 from tests.conformance import cases, compare, dialling, differences, objects, tables
 from tests.conformance.cases import Case, Object, Target
 from tests.conformance.compare import BOUND, Difference, Listed
+from tests.conformance.lan import HERE, ZONE, ZONE_LABEL
 from tests.conformance.sides import Side
 from tests.conformance.situation import Situation
 from tests.kube.client import Client, RefusedError
@@ -124,8 +125,17 @@ class Arena:
             self.close()
             for entry in self._present:
                 self._send(entry.applied, ())
+            self._set_zone(None)
             self._sides = self._running.enter_context(self._new_sides())
-        self._settle()  # so that the next time there is a marker that goes
+        self._settle()
+        # kube-proxy may miss for good the labels that its node has when it starts (it listens before it has
+        # registered whom to tell), but no change of them. It may settle once more before it heeds that.
+        self._set_zone(ZONE)
+        self._settle()
+
+    def _set_zone(self, zone: str | None) -> None:
+        node = {"kind": "Node", "metadata": {"name": HERE}}
+        self._api.patch(node, {"metadata": {"labels": {ZONE_LABEL: zone}}})
 
     def _settle(self) -> None:
         """Wait until both sides have done all that was asked until now.

@@ -12,7 +12,7 @@ import yaml
 
 from tests.conformance import sides
 from tests.conformance.arena import Arena
-from tests.conformance.lan import ZONE
+from tests.conformance.lan import ZONE, ZONE_LABEL
 from tests.kube.client import Client
 from tools.lab.agent import ROOT
 from tools.lab.network import CLUSTER_CIDRS
@@ -24,12 +24,12 @@ FRESH_SEED = random.SystemRandom().randrange(10**6)
 def pytest_addoption(parser):
     parser.addoption("--seed", type=int, help="of the random cases; a fixed and a fresh one by default")
     parser.addoption("--cases", type=int, default=100, help="how many random cases of each seed")
-    parser.addoption("--case", type=int, help="the one random case of this number")
+    parser.addoption("--case", type=int, action="append", help="only the random case of this number")
 
 
 def pytest_report_header(config):
-    case, seeds = config.getoption("case"), " and ".join(map(str, _seeds(config)))
-    what = f"the first {config.getoption('cases')}" if case is None else f"number {case}"
+    chosen, seeds = config.getoption("case"), " and ".join(map(str, _seeds(config)))
+    what = f"the first {config.getoption('cases')}" if chosen is None else ", ".join(map(str, chosen))
     return f"random cases: {what} of seed {seeds}"
 
 
@@ -49,7 +49,7 @@ def node(name, addresses, pod_cidrs, zone):
         "kind": "Node",
         "metadata": {
             "name": name,
-            "labels": {"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": zone},
+            "labels": {"kubernetes.io/hostname": name, ZONE_LABEL: zone},
         },
         "spec": {"podCIDR": pod_cidrs[0], "podCIDRs": list(pod_cidrs)},
         "status": {"addresses": [{"type": "InternalIP", "address": one} for one in addresses]},

@@ -130,7 +130,7 @@ def _dial(calls: Sequence[Call], timeout: float, in_flight: int) -> list[tuple[C
                         end(one, answer)
             now = time.monotonic()
             for one in [one for one in tries if one.deadline <= now]:
-                end(one, SILENT)
+                end(one, _in_vain(one))
     return done
 
 
@@ -172,6 +172,12 @@ def _go_on(one: _Try, selector: selectors.BaseSelector) -> str | None:
         one.heard += data
         return None if data else _page(one.heard)
     return data.decode().strip() if data else RESET
+
+
+def _in_vain(one: _Try) -> str:
+    """Return what a call met that took too long: SCTP hears that a port is closed, and still tries on."""
+    number = 0 if one.has_asked else one.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return _failure(OSError(number, "connect")) if number else SILENT
 
 
 def _page(heard: bytes) -> str:

@@ -2,6 +2,7 @@
 
 HERE, ZONE = "node-a", "zone-1"
 """The node that both sides serve, and where it is."""
+ZONE_LABEL = "topology.kubernetes.io/zone"
 NODE_ADDRESSES = ("192.0.2.1", "10.244.1.1", "2001:db8::1", "fd00:10:244:1::1")
 """Addresses of node-a, apart from that by which it reaches the API server."""
 PODS = {

@@ -21,7 +21,6 @@ from tests.conformance.objects import (
 
 _ALL = (("tcp-80", 8080), ("udp-53", 8081), ("sctp-99", 9090))
 _PORTS = [port(80, "TCP", 1), port(53, "UDP", 2), port(99, "SCTP", 3)]
-_TWO_TARGETS = (("tcp-80", 8080), ("udp-53", 8081))
 _HEALTH = 19
 
 
@@ -32,7 +31,7 @@ def _local(kind: str = "NodePort", **spec: Any) -> Object:
 
 
 def _inside() -> Object:
-    return service([port(80), port(53, "UDP")], internalTrafficPolicy="Local")
+    return service([port(80), port(53, "UDP"), port(99, "SCTP")], internalTrafficPolicy="Local")
 
 
 SCENARIOS = (
@@ -122,8 +121,8 @@ SCENARIOS = (
     Case(
         "internal-local",
         (
-            (_inside(), *slices("abcd", _TWO_TARGETS)),
-            (_inside(), *slices("cd", _TWO_TARGETS)),
+            (_inside(), *slices("abcd", _ALL)),
+            (_inside(), *slices("cd", _ALL)),
             (_inside(),),
         ),
     ),
