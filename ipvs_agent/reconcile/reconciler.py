@@ -22,9 +22,9 @@ from ipvs_agent.model import (
     ObjectName,
     Service,
     ServicePlan,
-    VirtualServerKey,
 )
-from ipvs_agent.reconcile import audit, drift, foundation
+from ipvs_agent.reconcile import audit
+from ipvs_agent.reconcile.audits import Audits
 from ipvs_agent.reconcile.foundation import Ground, Needs
 from ipvs_agent.reconcile.health import Health
 from ipvs_agent.reconcile.keeper import Keeper
@@ -45,7 +45,6 @@ from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.settings import Settings, is_touched, needs_now, node_view
 from ipvs_agent.reconcile.stages import Stages
 from ipvs_agent.reconcile.timers import (
-    AuditDue,
     DrainCheck,
     FlowsDue,
     RampStep,
@@ -64,8 +63,6 @@ from ipvs_agent.sources.store import FIRST, Store
 
 _ROUND = 500
 """Services that one round compiles; what comes meanwhile waits for no more than that."""
-_FOUNDATION_WAITS = 0.5
-"""Seconds until it is looked again whether the foundation may be laid."""
 
 _NOBODY = Outlets()
 
@@ -100,18 +97,14 @@ class Reconciler:
         self._board = outlets.health
         self._health = Health(outlets.health, settings.sync_period, clock)
         self._older_flows = OlderFlows(self._keeper, background, worker, self.tell)
+        self._audits = Audits(
+            background, worker, self.tell, self._keeper, self._timers, clock, sync_period=settings.sync_period
+        )
         self._ground: Ground | None = None
         self._laid_needs: Needs | None = None
         self._view: NodeView | None = None
         self._own_addresses: frozenset[Address] = frozenset()
         self._troubles: dict[str, str] = {}
-        self._is_auditing = False
-        self._is_audit_urgent = False
-        """Whether another audit was asked for since this one began."""
-        self._between_slices = 0.0
-        self._is_laying = False
-        self._audits = 0
-        self._failed_audits = 0
         self._is_stopping = False
 
     def is_healthy(self) -> bool:
@@ -170,7 +163,7 @@ class Reconciler:
         """Tell whether a single sync will not become complete by waiting."""
         if self._view is None:
             is_waiting = self._store.complete and self._needs() is None
-            return is_waiting or self._failed_audits > 0
+            return is_waiting or self._audits.failures > 0
         return bool(self._troubles) and not self._is_at_work()
 
     def catch_up(self) -> None:
@@ -182,7 +175,7 @@ class Reconciler:
         for task in self._timers.take_due(self._clock()):
             self._run_task(task)
         self._older_flows.watch(self._timers, self._clock())
-        is_behind = self._view is None or bool(self._store.dirty) or self._failed_audits > 0
+        is_behind = self._view is None or bool(self._store.dirty) or self._audits.failures > 0
         self._health.note(is_behind=is_behind)
         self._unserved.flush()
 
@@ -205,7 +198,8 @@ class Reconciler:
         elif isinstance(message, Laid):
             self._on_laid(message)
         elif isinstance(message, SliceRead):
-            self._on_slice(message)
+            self._keeper.repair_real_servers(message.table)
+            self._audits.go_on(message.remaining)
         elif isinstance(message, AuditFailed):
             self._on_audit_failed(message.error)
         elif isinstance(message, AddressesChanged):
@@ -239,7 +233,7 @@ class Reconciler:
         elif isinstance(task, DrainCheck):
             self._keeper.check_drain(task.key)
         elif isinstance(task, RebuildDue):
-            self._keeper.rebuild(may_begin=not self._is_laying)
+            self._keeper.rebuild(may_begin=not self._audits.is_laying)
         elif isinstance(task, VipsMove):
             self._keeper.move_vips()
         elif isinstance(task, FlowsDue):
@@ -249,10 +243,8 @@ class Reconciler:
         elif isinstance(task, RampStep):
             self._keeper.take_step(task.key)
         elif isinstance(task, SliceDue):
-            self._read_slices(task.remaining)
-        elif task.number in (AuditDue.URGENT, self._audits):
-            if self._is_auditing and task.number == AuditDue.URGENT:
-                self._is_audit_urgent = True
+            self._audits.read_slice(task.remaining)
+        elif self._audits.take(task):
             self._start_audit()
 
     # --- Plans ----------------------------------------------------------------------------------------------
@@ -375,34 +367,15 @@ class Reconciler:
     # --- Audit ----------------------------------------------------------------------------------------------
 
     def _start_audit(self) -> None:
-        if self._keeper.rebuilds.holds_expiry:  # which laying the foundation would end
-            self._timers.add(self._clock() + _FOUNDATION_WAITS, AuditDue())
-        elif not self._is_auditing:
-            self._is_auditing = self._is_laying = True
-            # Until the Node says what the rules depend on, those of an agent before this one stay.
-            needs = (
-                self._needs()
-                or self._laid_needs
-                or msgspec.structs.replace(self._settings.needs, masquerade=None)
-            )
-
-            before = self._ground
-            left = None if before is None else self._keeper.left()
-
-            def lay_and_read() -> None:
-                try:
-                    ground = foundation.lay(self._background, needs, before)
-                    tables = audit.read_tables(self._background)
-                    found = None if left is None else drift.find(tables, left)
-                except KernelError as error:
-                    self.tell(AuditFailed(error))
-                else:
-                    self.tell(Laid(needs, ground, tables, found))
-
-            self._worker.submit(lay_and_read)
+        # Until the Node says what the rules depend on, those of an agent before this one stay.
+        needs = (
+            self._needs()
+            or self._laid_needs
+            or msgspec.structs.replace(self._settings.needs, masquerade=None)
+        )
+        self._audits.start(needs, self._ground)
 
     def _on_laid(self, laid: Laid) -> None:
-        self._is_laying = False
         is_first = self._ground is None
         if is_first:
             self._stages.end("foundation")
@@ -414,60 +387,16 @@ class Reconciler:
             except KernelError as error:
                 self._on_audit_failed(error)
                 return
-        self._failed_audits = 0
+        self._audits.succeed()
         self._report.laid(laid.ground, self._ground)
         self._ground, self._laid_needs = laid.ground, laid.needs
         self._own_addresses = laid.tables.node_addresses
         self._refresh_view()
         if laid.drift is None:
-            self._end_audit()
+            self._audits.end()
         else:
             self._keeper.repair(laid.drift)
-            keys = tuple(self._keeper.achieved.virtual_servers)
-            slices = -(-len(keys) // audit.SLICE)
-            spread = audit.SPREAD * self._settings.sync_period
-            self._between_slices = min(audit.LONGEST_PAUSE, spread / max(1, slices))
-            self._read_slices(keys)
-
-    def _on_slice(self, message: SliceRead) -> None:
-        self._keeper.repair_real_servers(message.table)
-        if not message.remaining:
-            self._end_audit()
-        else:
-            pause = 0.0 if self._is_hurried() else self._between_slices
-            self._timers.add(self._clock() + pause, SliceDue(message.remaining))
-
-    def _read_slices(self, keys: tuple[VirtualServerKey, ...]) -> None:
-        now, later = keys[: audit.SLICE], keys[audit.SLICE :]
-
-        def read() -> None:
-            try:
-                table = audit.read_slice(self._background, now)
-            except KernelError as error:
-                self.tell(AuditFailed(error))
-            else:
-                self.tell(SliceRead(table, later))
-
-        if now:
-            self._worker.submit(read)
-        else:
-            self._end_audit()
-
-    def _end_audit(self) -> None:
-        self._schedule_audit(0.0 if self._is_hurried() else self._settings.sync_period)
-
-    def _is_hurried(self) -> bool:
-        """Tell whether another audit is to follow the one under way at once."""
-        return self._is_audit_urgent or self._lags_behind_node()
+            self._audits.read_real_servers()
 
     def _on_audit_failed(self, error: KernelError) -> None:
-        self._is_laying = False
-        self._failed_audits += 1
-        delay = self._keeper.backoff(self._failed_audits)
-        self._report.not_ready(error, delay)
-        self._schedule_audit(delay)
-
-    def _schedule_audit(self, delay: float) -> None:
-        self._is_auditing = self._is_audit_urgent = False
-        self._audits += 1
-        self._timers.add(self._clock() + delay, AuditDue(self._audits))
+        self._report.not_ready(error, self._audits.fail())

@@ -1,0 +1,144 @@
+"""When the kernel is read back: an audit lays the foundation, reads the tables, then real servers by slices.
+
+The worker does all that takes long and answers through the loop's inbox; this says what it does next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ipvs_agent.errors import KernelError
+from ipvs_agent.kernel.api import Kernel
+from ipvs_agent.model import VirtualServerKey
+from ipvs_agent.reconcile import audit, drift, foundation
+from ipvs_agent.reconcile.foundation import Ground, Needs
+from ipvs_agent.reconcile.keeper import Keeper
+from ipvs_agent.reconcile.messages import AuditFailed, Laid, Message, SliceRead
+from ipvs_agent.reconcile.timers import AuditDue, SliceDue, Timers
+from ipvs_agent.reconcile.worker import Worker
+
+_FOUNDATION_WAITS = 0.5
+"""Seconds until it is looked again whether the foundation may be laid."""
+
+
+class Audits:
+    """The audits of one reconciler, in whose thread all of this runs but for the jobs of the worker."""
+
+    def __init__(
+        self,
+        background: Kernel,
+        worker: Worker,
+        tell: Callable[[Message], None],
+        keeper: Keeper,
+        timers: Timers,
+        clock: Callable[[], float],
+        *,
+        sync_period: float,
+    ) -> None:
+        self.is_laying = False
+        """Whether the worker is at the foundation."""
+        self.failures = 0
+        """How many have failed since one succeeded."""
+        self._background = background
+        self._worker = worker
+        self._tell = tell
+        self._keeper = keeper
+        self._timers = timers
+        self._clock = clock
+        self._sync_period = sync_period
+        self._number = 0
+        """That of the audit which is planned or under way."""
+        self._is_under_way = False
+        self._needs: Needs | None = None
+        """Those of the last one that began."""
+        self._is_hurried = False
+        """Whether another one is to follow the one under way at once."""
+        self._between_slices = 0.0
+
+    def take(self, task: AuditDue) -> bool:
+        """Tell whether to start an audit for a task; an urgent one follows the one under way."""
+        if task.number != AuditDue.URGENT:
+            return task.number == self._number  # or another has come since this one was planned
+        self._is_hurried |= self._is_under_way
+        return not self._is_under_way
+
+    def start(self, needs: Needs, before: Ground | None) -> None:
+        """Have the foundation laid and the tables read; for other needs than those under way, after that.
+
+        before: what was laid last.
+        """
+        if self._keeper.rebuilds.holds_expiry:  # which laying the foundation would end
+            self._timers.add(self._clock() + _FOUNDATION_WAITS, AuditDue())
+            return
+        if self._is_under_way:
+            self._is_hurried |= needs != self._needs
+            return
+        self._needs = needs
+        self._is_under_way = self.is_laying = True
+        left = None if before is None else self._keeper.left()
+
+        def lay_and_read() -> None:
+            try:
+                ground = foundation.lay(self._background, needs, before)
+                tables = audit.read_tables(self._background)
+                found = None if left is None else drift.find(tables, left)
+            except KernelError as error:
+                self._tell(AuditFailed(error))
+            else:
+                self._tell(Laid(needs, ground, tables, found))
+
+        self._worker.submit(lay_and_read)
+
+    def succeed(self) -> None:
+        """Take note that the foundation was laid and the tables were read."""
+        self.is_laying = False
+        self.failures = 0
+
+    def read_real_servers(self) -> None:
+        """Have the real servers of all virtual servers read, spread over a part of the sync period."""
+        keys = tuple(self._keeper.achieved.virtual_servers)
+        slices = -(-len(keys) // audit.SLICE)
+        self._between_slices = min(audit.LONGEST_PAUSE, audit.SPREAD * self._sync_period / max(1, slices))
+        self.read_slice(keys)
+
+    def read_slice(self, keys: tuple[VirtualServerKey, ...]) -> None:
+        """Have the real servers of the first of some virtual servers read; the others follow."""
+        now, later = keys[: audit.SLICE], keys[audit.SLICE :]
+
+        def read() -> None:
+            try:
+                table = audit.read_slice(self._background, now)
+            except KernelError as error:
+                self._tell(AuditFailed(error))
+            else:
+                self._tell(SliceRead(table, later))
+
+        if now:
+            self._worker.submit(read)
+        else:
+            self.end()
+
+    def go_on(self, remaining: tuple[VirtualServerKey, ...]) -> None:
+        """Plan the next slice after one was read."""
+        if remaining:
+            pause = 0.0 if self._is_hurried else self._between_slices
+            self._timers.add(self._clock() + pause, SliceDue(remaining))
+        else:
+            self.end()
+
+    def end(self) -> None:
+        """Plan the next one."""
+        self._plan(0.0 if self._is_hurried else self._sync_period)
+
+    def fail(self) -> float:
+        """Plan another one after one that failed; return the seconds until then."""
+        self.is_laying = False
+        self.failures += 1
+        delay = self._keeper.backoff(self.failures)
+        self._plan(delay)
+        return delay
+
+    def _plan(self, delay: float) -> None:
+        self._is_under_way = self._is_hurried = False
+        self._number += 1
+        self._timers.add(self._clock() + delay, AuditDue(self._number))
