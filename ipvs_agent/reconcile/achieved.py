@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 
 import msgspec
 
@@ -65,6 +65,16 @@ class Achieved:
         """Members of the sets with marks by what clients dial: the kernel holds one for each."""
         self._of_mark: Counter[VirtualServerKey] = Counter()
         """How many of them lead to each virtual server by mark."""
+        self._changes: set[VirtualServerKey | Vip | SetMember] | None = None
+
+    def note_changes(self) -> None:
+        """Begin to take note of what changes, for `take_changes`."""
+        self._changes = set()
+
+    def take_changes(self) -> Set[VirtualServerKey | Vip | SetMember]:
+        """Return what has changed since `note_changes`, real servers apart, and take note no more."""
+        changes, self._changes = self._changes, None
+        return changes or frozenset()
 
     def serves(self, address: Address) -> bool:
         """Tell whether there is a virtual server on an address."""
@@ -102,9 +112,9 @@ class Achieved:
             case DeleteVirtualServer():
                 self.observe(operation.key, None, {})
             case AddVip():
-                self.vips.add(Vip(operation.address, operation.form))
+                self._add(Vip(operation.address, operation.form))
             case DeleteVip():
-                self.vips.discard(Vip(operation.address, operation.form))
+                self._discard(Vip(operation.address, operation.form))
 
     def observe(
         self, key: VirtualServerKey, found: VirtualServer | None, behind: dict[RealServerKey, RealServer]
@@ -115,10 +125,7 @@ class Achieved:
         if found is not None:
             self.virtual_servers[key] = Held(found, behind)
             self._at_address[key.address] += 1
-
-    def has(self, thing: Vip | SetMember) -> bool:
-        """Tell whether a VIP or a set member is there."""
-        return thing in (self.members if isinstance(thing, SetMember) else self.vips)
+        self._note(key)
 
     def keys(self) -> Iterator[VirtualServerKey | Address | SetMember]:
         """Yield everything that was achieved."""
@@ -129,22 +136,32 @@ class Achieved:
     def forget(self, things: Iterable[Vip | SetMember]) -> None:
         """Take note of VIPs and members that are gone."""
         for thing in things:
-            if isinstance(thing, SetMember):
-                self._discard(thing)
-            else:
-                self.vips.discard(thing)
+            self._discard(thing)
 
     def discover(self, things: Iterable[Vip | SetMember]) -> None:
         """Take note of VIPs and members of ours that were found."""
         for thing in things:
-            if isinstance(thing, SetMember):
-                self._add(thing)
-            else:
-                self.vips.add(thing)
+            self._add(thing)
 
-    def _add(self, member: SetMember) -> None:
-        if member in self.members:
-            return
+    def _note(self, thing: VirtualServerKey | Vip | SetMember) -> None:
+        if self._changes is not None:
+            self._changes.add(thing)
+
+    def _add(self, thing: Vip | SetMember) -> None:
+        self._note(thing)
+        if isinstance(thing, Vip):
+            self.vips.add(thing)
+        elif thing not in self.members:
+            self._add_member(thing)
+
+    def _discard(self, thing: Vip | SetMember) -> None:
+        self._note(thing)
+        if isinstance(thing, Vip):
+            self.vips.discard(thing)
+        elif thing in self.members:
+            self._discard_member(thing)
+
+    def _add_member(self, member: SetMember) -> None:
         if sets.purpose_of(member) == Purpose.MARKS:
             dialled = sets.dialled(member)
             if dialled in self._marked:
@@ -154,9 +171,7 @@ class Achieved:
         self.members.add(member)
         self.sizes[member.set_name] += 1
 
-    def _discard(self, member: SetMember) -> None:
-        if member not in self.members:
-            return
+    def _discard_member(self, member: SetMember) -> None:
         if sets.purpose_of(member) == Purpose.MARKS:
             dialled = sets.dialled(member)
             del self._marked[dialled]

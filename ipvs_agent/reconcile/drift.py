@@ -3,12 +3,15 @@
 A read takes time, and the loop goes on meanwhile, so a difference is only a suspicion: VIPs and set members
 are brought to where they should be by operations that may be repeated, virtual servers are read again by
 their key before anything is done. To compare takes time too, so the worker does it, with what was achieved
-when the audit began.
+when the audit began; what the loop has changed since is left to the next audit. It compares one by one: an
+operation on whole sets would let no other thread run until it is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Set
+from typing import TypeVar
 
 import msgspec
 
@@ -16,6 +19,8 @@ from ipvs_agent.desired import sets
 from ipvs_agent.model import SetMember, Vip, VipForm, VirtualServer, VirtualServerKey
 from ipvs_agent.reconcile.achieved import Achieved
 from ipvs_agent.reconcile.audit import Tables
+
+_Thing = TypeVar("_Thing", bound=Vip | SetMember)
 
 
 class Left(msgspec.Struct, frozen=True):
@@ -51,21 +56,31 @@ class Drift(msgspec.Struct, frozen=True):
 
 def find(tables: Tables, left: Left) -> Drift:
     """Compare the tables with how the kernel was left."""
-    present = tables.virtual_servers.keys()
-    ours = sets.ours(present, tables.members | left.members)
-    held = left.virtual_servers
-    unknown = present - held.keys() - left.foreign
+    present, held = tables.virtual_servers, left.virtual_servers
+    unknown = frozenset(key for key in present if key not in held and key not in left.foreign)
+    ours = sets.ours(unknown, itertools.chain(tables.members, left.members)) if unknown else set()
     return Drift(
-        lost=(left.vips - tables.vips) | (left.members - tables.members),
-        extra=(vips_of_ours(tables) - left.vips) | (tables.members - left.members),
-        suspects=frozenset(
-            {key for key in present & held.keys() if tables.virtual_servers[key] != held[key]}
-            | (held.keys() - present)
-            | (unknown & ours)
-        ),
-        foreign=frozenset(unknown - ours),
-        foreign_gone=left.foreign - present,
+        lost=_missing(left.vips, tables.vips) | _missing(left.members, tables.members),
+        extra=_missing(vips_of_ours(tables), left.vips) | _missing(tables.members, left.members),
+        suspects=frozenset(key for key in held if present.get(key) != held[key]) | ours,
+        foreign=unknown - ours,
+        foreign_gone=left.foreign - present.keys(),
     )
+
+
+def without(found: Drift, changes: Set[VirtualServerKey | Vip | SetMember]) -> Drift:
+    """Return the drift without what has changed meanwhile; suspects are read again anyway."""
+    return msgspec.structs.replace(
+        found,
+        lost=found.lost - changes,
+        extra=found.extra - changes,
+        foreign=found.foreign - changes,
+        foreign_gone=found.foreign_gone - changes,
+    )
+
+
+def _missing(expected: Iterable[_Thing], there: Set[_Thing]) -> frozenset[_Thing]:
+    return frozenset(thing for thing in expected if thing not in there)
 
 
 def vips_of_ours(tables: Tables) -> frozenset[Vip]:

@@ -31,9 +31,10 @@ from ipvs_agent.reconcile.rebuild import Rebuilds
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.settings import Settings
 from ipvs_agent.reconcile.slow_start import SlowStart
-from ipvs_agent.reconcile.timers import AuditDue, Retry, Timers
+from ipvs_agent.reconcile.timers import AuditDue, Retry, SuspectsDue, Timers
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.vip_forms import VipForms
+from ipvs_agent.sources.store import FIRST
 
 _FIRST_RETRY = 0.1
 _SLOWEST_RETRY = 30.0
@@ -312,21 +313,24 @@ class Keeper:
 
     def left(self) -> drift.Left:
         """Return how the kernel was left, for an audit."""
+        self.achieved.note_changes()
         return drift.left(self.achieved, self._foreign)
 
     def repair(self, found: drift.Drift) -> None:
         """Make good what others changed, real servers apart."""
-        # What this loop has done since the audit began is no drift.
-        lost = [thing for thing in found.lost if self.achieved.has(thing)]
-        extra = [thing for thing in found.extra if not self.achieved.has(thing)]
+        changes = self.achieved.take_changes()
+        found = drift.without(found, changes)
         changed: dict[Key, None] = {
-            thing.address if isinstance(thing, Vip) else thing: None for thing in (*lost, *extra)
+            thing.address if isinstance(thing, Vip) else thing: None for thing in (*found.lost, *found.extra)
         }
-        self.achieved.forget(lost)
-        self.achieved.discover(extra)
+        self.achieved.forget(found.lost)
+        self.achieved.discover(found.extra)
         # What is in the ledger and was never made here was made by others while ours waited.
-        intruders = (found.suspects & self._waiting) - self.achieved.virtual_servers.keys()
-        changed.update(self._reread_all(found.suspects - intruders))
+        intruders = (found.suspects & self._waiting) - self.achieved.virtual_servers.keys() - changes
+        suspects = sorted(found.suspects - intruders, key=self._rank)
+        changed.update(self._reread_all(suspects[: audit.SLICE]))
+        if later := tuple(suspects[audit.SLICE :]):
+            self._timers.add(self._clock(), SuspectsDue(later))
         for key in found.foreign | intruders:
             if self._exists(key):
                 self._yield_to_others(key)
@@ -336,6 +340,19 @@ class Keeper:
                 self.claims.release(key, FOREIGN, changed)
         self._report.drifted(len(changed))
         self.bring(changed)
+
+    def look_again(self, suspects: tuple[VirtualServerKey, ...]) -> None:
+        """Make good what others changed of the first of some virtual servers; the others follow."""
+        changed = self._reread_all(suspects[: audit.SLICE])
+        self._report.drifted(len(changed))
+        self.bring(changed)
+        if later := suspects[audit.SLICE :]:
+            self._timers.add(self._clock(), SuspectsDue(later))
+
+    def _rank(self, key: VirtualServerKey) -> int:
+        """Return what puts virtual servers first that others need."""
+        owner = self.claims.owner(key)
+        return FIRST.index(owner.name) if owner is not None and owner.name in FIRST else len(FIRST)
 
     def repair_real_servers(self, table: TableSlice) -> None:
         """Make good what others changed behind some virtual servers."""

@@ -29,6 +29,12 @@ class AddressesRead(msgspec.Struct, frozen=True):
     addresses: frozenset[Address]
 
 
+class AddressesFailed(msgspec.Struct, frozen=True):
+    """The worker could not read the node's addresses."""
+
+    error: KernelError
+
+
 class Laid(msgspec.Struct, frozen=True):
     """The worker has laid the foundation and read the tables; drift: None at the first time."""
 
@@ -64,6 +70,7 @@ Message = (
     | Stop
     | AddressesChanged
     | AddressesRead
+    | AddressesFailed
     | Laid
     | SliceRead
     | AuditFailed

@@ -31,6 +31,7 @@ from ipvs_agent.reconcile.keeper import Keeper
 from ipvs_agent.reconcile.marks import Marks
 from ipvs_agent.reconcile.messages import (
     AddressesChanged,
+    AddressesFailed,
     AddressesRead,
     AuditFailed,
     FlowsForgotten,
@@ -45,6 +46,7 @@ from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.settings import Settings, is_touched, needs_now, node_view
 from ipvs_agent.reconcile.stages import Stages
 from ipvs_agent.reconcile.timers import (
+    AddressesDue,
     DrainCheck,
     FlowsDue,
     RampStep,
@@ -52,6 +54,7 @@ from ipvs_agent.reconcile.timers import (
     Retry,
     SchedulerTurn,
     SliceDue,
+    SuspectsDue,
     Task,
     Timers,
     VipsMove,
@@ -207,6 +210,10 @@ class Reconciler:
         elif isinstance(message, AddressesRead):
             self._own_addresses = message.addresses
             self._refresh_view()
+        elif isinstance(message, AddressesFailed):
+            delay = self._keeper.backoff(1)
+            self._report.not_ready(message.error, delay)
+            self._timers.add(self._clock() + delay, AddressesDue())
         elif isinstance(message, FlowsForgotten):
             self._report.flows(message.count, message.error, self._older_flows.failures)
             self._older_flows.note(message)
@@ -238,12 +245,16 @@ class Reconciler:
             self._keeper.move_vips()
         elif isinstance(task, FlowsDue):
             self._older_flows.forget()
+        elif isinstance(task, AddressesDue):
+            self._worker.submit(self._read_addresses)
         elif isinstance(task, SchedulerTurn):
             self._keeper.change_scheduler()
         elif isinstance(task, RampStep):
             self._keeper.take_step(task.key)
         elif isinstance(task, SliceDue):
             self._audits.read_slice(task.remaining)
+        elif isinstance(task, SuspectsDue):
+            self._keeper.look_again(task.remaining)
         elif self._audits.take(task):
             self._start_audit()
 
@@ -360,7 +371,7 @@ class Reconciler:
         try:
             addresses = audit.read_node_addresses(self._background)
         except KernelError as error:
-            self.tell(AuditFailed(error))
+            self.tell(AddressesFailed(error))
         else:
             self.tell(AddressesRead(addresses))
 

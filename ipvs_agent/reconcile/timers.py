@@ -41,6 +41,16 @@ class SliceDue(msgspec.Struct, frozen=True):
     remaining: tuple[VirtualServerKey, ...]
 
 
+class SuspectsDue(msgspec.Struct, frozen=True):
+    """Read virtual servers again that an audit found otherwise than they were left."""
+
+    remaining: tuple[VirtualServerKey, ...]
+
+
+class AddressesDue(msgspec.Struct, frozen=True):
+    """Read the node's addresses again."""
+
+
 class FlowsDue(msgspec.Struct, frozen=True):
     """Have the flows removed that are older than the virtual servers which they are for."""
 
@@ -59,7 +69,19 @@ class VipsMove(msgspec.Struct, frozen=True):
     """Move some VIPs to the form that they are to have."""
 
 
-Task = Retry | DrainCheck | RebuildDue | AuditDue | SliceDue | FlowsDue | SchedulerTurn | RampStep | VipsMove
+Task = (
+    Retry
+    | DrainCheck
+    | RebuildDue
+    | AuditDue
+    | SliceDue
+    | SuspectsDue
+    | AddressesDue
+    | FlowsDue
+    | SchedulerTurn
+    | RampStep
+    | VipsMove
+)
 
 
 class Timers:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from ipvs_agent.operations import DeleteRealServer, DeleteVip, DeleteVirtualServer
+from ipvs_agent.errors import KernelError
+from ipvs_agent.model import VirtualServer
+from ipvs_agent.operations import AddVirtualServer, DeleteRealServer, DeleteVip, DeleteVirtualServer
 from ipvs_agent.reconcile import audit
+from ipvs_agent.reconcile.messages import AddressesChanged
+from ipvs_agent.sources.changes import Kind, Put
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, key, port, service
+from tests.unit.benches import INSIDE, LB, marks
 from tests.unit.test_reconciler import Bench
 
 COUNT = 3 * audit.SLICE
@@ -87,3 +92,143 @@ def test_what_is_done_while_an_audit_reads_is_no_drift(caplog):
 
     assert "changed by others" not in caplog.text
     assert {str(key(f"10.96.1.{host}:80")) for host in (1, 2)} == bench.tables().keys()
+
+
+class Meanwhile:
+    """A bench whose audit has read the kernel, and hands its answer over when the test says so."""
+
+    def __init__(self, *things, **options):
+        self.bench = Bench(**options)
+        self.bench.put(service(), endpoint_slice(endpoints=PODS), *things).list_all()
+        self._jobs = []
+        self.bench.worker.submit = self._jobs.append
+        self.bench.pass_time(31)
+
+    def read(self):
+        """Have the worker read and compare; its answer is kept back."""
+        self._jobs.pop(0)()
+        self._answer = self.bench.reconciler._inbox.get()
+
+    def answer(self):
+        """Hand the answer over, and let the audit end."""
+        self.bench.worker.submit = lambda job: job()
+        self.bench.reconciler.tell(self._answer)
+        return self.bench.settle()
+
+
+NEW = (service("shop/new", port("10.96.0.90")), endpoint_slice("shop/new", endpoints=PODS))
+NEW_KEY = key("10.96.0.90:80")
+
+
+def test_a_virtual_server_that_others_had_when_the_audit_read_is_ours_since():
+    audited = Meanwhile()
+    kernel = audited.bench.kernel.ipvs
+    assert [None] == kernel.apply([AddVirtualServer(VirtualServer(NEW_KEY, "rr"))])
+    audited.read()
+    assert [None] == kernel.apply([DeleteVirtualServer(NEW_KEY)])
+    audited.bench.put(*NEW)
+
+    bench = audited.answer()
+
+    assert str(NEW_KEY) in bench.tables()
+    assert "10.96.0.90" in bench.vips()
+
+
+def test_a_virtual_server_that_went_and_came_back_while_the_audit_read_is_ours():
+    audited = Meanwhile()
+    bench = audited.bench.put(*NEW)
+    dump = bench.kernel.ipvs.virtual_servers
+
+    def dump_and_remove():
+        bench.kernel.ipvs.virtual_servers = dump
+        found = dump()
+        bench.remove(NEW[1]).remove(NEW[0]).pass_time(2)
+        return found
+
+    bench.kernel.ipvs.virtual_servers = dump_and_remove
+    audited.read()
+    bench.put(*NEW)
+
+    audited.answer()
+
+    assert str(NEW_KEY) in bench.tables()
+
+
+def test_a_mark_that_changes_while_the_audit_is_compared_stays():
+    audited = Meanwhile(needs=INSIDE)
+    bench = audited.bench
+    balanced = {"node_port": 30080, "load_balancer_ips": [LB], "cluster_ip": "10.96.0.81"}
+    lb = service("shop/lb", port(**balanced), external_local=True)
+    bench.put(lb, endpoint_slice("shop/lb", endpoints=PODS))
+    before = marks(bench)
+    audited.read()
+    renamed = service("shop/lb", port(**balanced, name="web"), external_local=True)
+    bench.put(renamed, endpoint_slice("shop/lb", endpoints={"web": PODS}))
+    after = marks(bench)
+    assert before != after
+
+    audited.answer().pass_time(100)
+
+    assert after == marks(bench)
+
+
+def test_what_came_and_went_while_the_audit_was_compared_is_no_drift(caplog):
+    audited = Meanwhile()
+    audited.bench.put(*NEW)
+    audited.read()
+    audited.bench.remove(NEW[1]).remove(NEW[0]).pass_time(2)
+
+    audited.answer()
+
+    assert "changed by others" not in caplog.text
+
+
+def test_node_addresses_that_cannot_be_read_do_not_disturb_an_audit():
+    bench = Bench()
+    bench.put(service(), endpoint_slice(endpoints=PODS)).list_all()
+    jobs = []
+    bench.worker.submit = jobs.append
+    bench.pass_time(31)
+    addresses, reads = bench.kernel.node_addresses, []
+    read = addresses.addresses
+
+    def fail_once():
+        reads.append(None)
+        if len(reads) == 1:
+            raise KernelError("no buffer space")
+        return read()
+
+    addresses.addresses = fail_once
+    bench.reconciler.tell(AddressesChanged())
+    bench.settle()
+    jobs.pop()()
+    bench.settle().pass_time(2)
+
+    assert 2 == len(jobs)  # the audit, and another read of the addresses
+    jobs.pop()()
+    assert 2 == len(reads)
+
+
+def test_after_the_loss_of_a_large_table_what_others_need_comes_first_and_changes_come_between():
+    bench = large()
+    dns = service("kube-system/kube-dns", port("10.96.250.10"))
+    bench.put(dns, endpoint_slice("kube-system/kube-dns", endpoints=PODS))
+    ipvs = bench.kernel.ipvs
+    ipvs.apply([DeleteVirtualServer(one.virtual_server.key) for one in ipvs.virtual_servers()])
+    added = []
+    apply = ipvs.apply
+
+    def watch(operations):
+        operations = list(operations)
+        added.extend(one.virtual_server.key for one in operations if isinstance(one, AddVirtualServer))
+        if len(added) == audit.SLICE:
+            bench.reconciler.tell([Put(Kind.SERVICE, NEW[0]), Put(Kind.ENDPOINT_SLICE, NEW[1])])
+        return apply(operations)
+
+    ipvs.apply = watch
+
+    bench.pass_time(31)
+
+    assert key("10.96.250.10:80") == added[0]
+    assert added.index(NEW_KEY) <= 2 * audit.SLICE
+    assert COUNT + 2 == len(bench.tables()) == len(set(added))
