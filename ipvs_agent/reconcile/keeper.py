@@ -89,7 +89,8 @@ class Keeper:
     @property
     def is_failing(self) -> bool:
         """Whether something is not where it should be: the kernel refused it, or others have its address."""
-        return bool(self._failing) or any(self.claims.claimants(key) for key in self._foreign)
+        is_anything_refused = bool(self._failing) or not self.rebuilds.is_complete
+        return is_anything_refused or any(self.claims.claimants(key) for key in self._foreign)
 
     # --- Operations -----------------------------------------------------------------------------------------
 

@@ -27,6 +27,11 @@ _QUIET = 2.0
 """Seconds without a change of a virtual server before it is put in order."""
 _LONGEST = 30.0
 """Seconds after which it is put in order though its changes do not end."""
+_MANY = 1000
+"""Real servers of one virtual server that take seconds to move: it is waited for longer, so that one new
+endpoint after the other does not have all of them moved each time."""
+_QUIET_OF_MANY = 30.0
+_LONGEST_OF_MANY = 300.0
 _SETTLING = 0.5
 """Seconds from the end of expiry to the burst: a deletion before may have made the kernel walk through its
 connections, and that walk must not meet a real server that is away for the moment."""
@@ -35,6 +40,14 @@ _BURST = 32
 takes up to a millisecond under mh."""
 _PATIENCE = 2.0
 """Seconds until flows expire again though not all is in order: somebody waits for it, the audit for one."""
+_REST = 5.0
+"""Seconds for which flows expire at least before they do not again, so that what becomes due meanwhile shares
+one time, and audits, drain timeouts and UDP have theirs."""
+_AWAY = 5.0
+"""Seconds that flows do not expire at most for the sake of real servers that were deleted and could not be
+added again: their connections live until then."""
+_LOOK = 0.1
+"""Seconds until it is looked again whether they are back."""
 _RETRY = 30.0
 """Seconds until expiry is tried to be ended again, where the kernel's settings cannot be written."""
 
@@ -44,17 +57,24 @@ class _Spell(msgspec.Struct):
 
     began: float
     changed: float
+    moves: int
+    """How many real servers must be moved, at least."""
+    was_refused: bool = False
+    """Whether the kernel refused something when it was last tried."""
 
     @property
     def due(self) -> float:
         """When to put it in order."""
+        if self.moves > _MANY:
+            return min(self.changed + _QUIET_OF_MANY, self.began + _LONGEST_OF_MANY)
         return min(self.changed + _QUIET, self.began + _LONGEST)
 
 
 def misplaced(wanted: Frontend | None, held: Held | None) -> list[RealServer]:
     """Return the real servers to delete and to add again, in this order, as they are held.
 
-    Those that drain have no place of their own, and stay where they are.
+    Those that drain have no place of their own, and stay where they are. It is the wanted scheduler that
+    counts: one that is waited for then fills its table once, from a list in order.
     """
     if wanted is None or held is None or not fills_table(wanted.virtual_server.scheduler):
         return []
@@ -94,10 +114,16 @@ class Rebuilds:
         self._spells: dict[VirtualServerKey, _Spell] = {}
         self._held_since: float | None = None
         """Since when no flow expires."""
+        self._rest_ends = 0.0
+        """When flows may stop expiring again."""
+        self._is_planned = False
+        """Whether a RebuildDue is on its way: there is one at a time."""
+        self._away: dict[VirtualServerKey, set[RealServerKey]] = {}
+        """Real servers that were deleted and could not be added again."""
         self._moved = 0
         self._refusals = 0
-        self._has_failed = False
-        """Whether the last attempt was refused something."""
+        self._is_barred = False
+        """Whether the kernel's settings could not be written at the last attempt."""
 
     @property
     def holds_expiry(self) -> bool:
@@ -107,52 +133,97 @@ class Rebuilds:
     @property
     def is_pending(self) -> bool:
         """Whether something will be put in order within a moment."""
-        return bool(self._spells) and not self._has_failed
+        is_any_new = any(not spell.was_refused for spell in self._spells.values())
+        return not self._is_barred and (is_any_new or bool(self._away))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all is in order."""
+        return not self._spells
 
     def watch(self, keys: Iterable[Key]) -> None:
         """Take note of virtual servers that have changed."""
         now = self._clock()
-        is_any_misplaced = False
         for key in keys:
-            if isinstance(key, VirtualServerKey) and self._misplaced(key):
-                self._spells.setdefault(key, _Spell(now, now)).changed = now
-                is_any_misplaced = True
-            elif isinstance(key, VirtualServerKey):
+            if not isinstance(key, VirtualServerKey):
+                continue
+            moves = len(self._misplaced(key))
+            if moves:
+                spell = self._spells.setdefault(key, _Spell(now, now, moves))
+                spell.changed, spell.moves = now, moves
+                self._plan(now + _QUIET)
+            else:
                 self._spells.pop(key, None)
-        if is_any_misplaced:
-            self._timers.add(now + _QUIET, RebuildDue())
 
     def step(self, *, may_begin: bool) -> dict[VirtualServerKey, None]:
         """Do what is due; return the virtual servers of which the kernel refused something.
 
+        They must be brought to where they should be at once, and again until they are there.
+
         may_begin: nobody else is at work on the kernel's settings.
         """
+        self._is_planned = False
         now = self._clock()
-        refused: dict[VirtualServerKey, None] = {}
-        if next(self._due(now), None) is None:
+        if self._held_since is None:
+            self._begin(now, may_begin=may_begin)
+        elif self._are_any_away() and now < self._held_since + _AWAY:
+            self._plan(now + _LOOK)
+        elif next(self._due(now), None) is None or now >= self._held_since + _PATIENCE:
             self.release()
-        elif self._held_since is None:
-            is_refused = may_begin and not self._let_expire(False)
-            if may_begin and not is_refused:
-                self._held_since = now
-            self._timers.add(now + (_RETRY if is_refused else _SETTLING), RebuildDue())
-        elif now - self._held_since >= _PATIENCE:
-            self.release()
-            self._timers.add(now + _PATIENCE, RebuildDue())
-        elif now - self._held_since >= _SETTLING:
-            refused = self._move(now)
-            self._timers.add(now, RebuildDue())
-        return refused
+        elif now < self._held_since + _SETTLING:
+            self._plan(self._held_since + _SETTLING)
+        else:
+            self._plan(now)
+            return self._move(now)
+        return {}
 
     def release(self) -> None:
         """Let flows expire again."""
         if self._held_since is None:
             return
-        if self._let_expire(True):
-            self._report.put_in_order(self._moved, self._refusals, self._clock() - self._held_since)
-            self._held_since, self._moved, self._refusals = None, 0, 0
+        now = self._clock()
+        if not self._let_expire(True):
+            self._plan(now + _SETTLING)
+            return
+        self._report.put_in_order(self._moved, self._refusals, now - self._held_since)
+        self._held_since, self._moved, self._refusals = None, 0, 0
+        self._away.clear()
+        self._rest_ends = now + _REST
+        if self._spells:
+            self._plan(self._next_due())
+
+    def _begin(self, now: float, *, may_begin: bool) -> None:
+        """Have flows not expire, if something is due and they have done so for long enough."""
+        if not self._spells:
+            return
+        if now < self._next_due():
+            self._plan(self._next_due())
+        elif not may_begin:
+            self._plan(now + _SETTLING)
+        elif self._let_expire(False):
+            self._held_since = now
+            self._plan(now + _SETTLING)
         else:
-            self._timers.add(self._clock() + _SETTLING, RebuildDue())
+            self._plan(now + _RETRY)
+
+    def _plan(self, due: float) -> None:
+        if not self._is_planned:
+            self._is_planned = True
+            self._timers.add(due, RebuildDue())
+
+    def _next_due(self) -> float:
+        return max(self._rest_ends, min(spell.due for spell in self._spells.values()))
+
+    def _are_any_away(self) -> bool:
+        """Tell whether real servers that are asked for wait to be added again."""
+        for key, endpoints in list(self._away.items()):
+            wanted, held = self._claims.frontend(key), self._achieved.virtual_servers.get(key)
+            there = held.real_servers if held is not None else {}
+            asked_for = () if wanted is None else (server.endpoint for server in wanted.real_servers)
+            endpoints.intersection_update(endpoint for endpoint in asked_for if endpoint not in there)
+            if not endpoints:
+                del self._away[key]
+        return bool(self._away)
 
     def _due(self, now: float) -> Iterator[VirtualServerKey]:
         return (key for key, spell in self._spells.items() if spell.due <= now)
@@ -170,12 +241,17 @@ class Rebuilds:
         for operation, error in zip(operations, self._kernel.ipvs.apply(operations), strict=True):
             if error is None:
                 self._achieved.record(operation)
-            else:
-                refused[operation.key] = None
-                self._refusals += 1
-        self._has_failed = bool(refused)
+                continue
+            refused[operation.key] = None
+            self._refusals += 1
+            if isinstance(operation, AddRealServer):
+                self._away.setdefault(operation.key, set()).add(operation.real_server.endpoint)
         for key in looked_at:
-            if key in refused or not self._misplaced(key):
+            moves = len(self._misplaced(key))
+            if key in refused:
+                del self._spells[key]  # it goes behind the others
+                self._spells[key] = _Spell(now, now, moves, was_refused=True)
+            elif not moves:
                 del self._spells[key]
         self._moved += len(operations) // 2
         return refused
@@ -189,8 +265,9 @@ class Rebuilds:
         try:
             self._kernel.sysctls.write(EXPIRE_NODEST_CONN, value)
         except KernelError as error:
-            if not self._has_failed:
+            if not self._is_barred:
                 self._report.not_in_order(error)
-            self._has_failed = True
-            return False
-        return True
+            self._is_barred = True
+        else:
+            self._is_barred = False
+        return not self._is_barred

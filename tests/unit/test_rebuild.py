@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import msgspec
@@ -10,14 +11,16 @@ import pytest
 from ipvs_agent.addresses import format_address
 from ipvs_agent.model import Frontend, Protocol, VirtualServer
 from ipvs_agent.operations import AddRealServer, DeleteRealServer, SetRealServer
+from ipvs_agent.reconcile import rebuild
 from ipvs_agent.reconcile.achieved import Held
 from ipvs_agent.reconcile.messages import Stop
 from ipvs_agent.reconcile.rebuild import misplaced
+from ipvs_agent.sources.changes import Kind, Listed, Put
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, key, name, port, real_server, service
 from ipvs_agent.testing.fake_kernel import FakeKernel
 from ipvs_agent.testing.faulty import FaultyKernel
 from tests.unit.benches import connect, refuse
-from tests.unit.test_reconciler import VIP, Bench, KilledError, kill_at, revive
+from tests.unit.test_reconciler import KINDS, VIP, Bench, KilledError, kill_at, revive
 
 EXPIRE = "net/ipv4/vs/expire_nodest_conn"
 PODS = [endpoint(f"10.244.1.{number}") for number in range(10, 20)]
@@ -222,14 +225,85 @@ def test_flows_expire_again_for_a_while_where_it_takes_long():
     apply = bench.kernel.ipvs.apply
 
     def applying(batch):
-        bench.now += 0.4
+        bench.now += 0.7
         return apply(batch)
 
     bench.kernel.ipvs.apply = applying
-    bench.pass_time(12)
+    spans = []
+    for _ in range(300):
+        bench.now += 0.1
+        bench.settle()
+        spans.append(bench.inner.sysctls.values[EXPIRE])
 
     assert addresses(*pods) == order(bench)
     assert ["0", "1"] * 3 == written(bench)
+    lengths = [len(list(group)) / 10 for _, group in itertools.groupby(spans)]
+    assert lengths[2] == lengths[4] == pytest.approx(5, abs=0.1)
+
+
+def changing(count, pods, *, apart):
+    """A bench of so many Services, behind each of which a real server comes that belongs first."""
+    names = [f"shop/s{number}" for number in range(count)]
+    vips = [key(f"10.96.1.{number + 1}:80") for number in range(count)]
+    bench = Bench()
+    for named, vip in zip(names, vips, strict=True):
+        asked = hashed("mh", port(format_address(vip.address)))
+        bench.put(msgspec.structs.replace(asked, name=name(named)), endpoint_slice(named, pods[1:]))
+    bench.list_all()
+    bench.inner.ipvs.batches.clear()
+    bench.inner.sysctls.written.clear()
+    for named in names:
+        bench.now += apart
+        bench.put(endpoint_slice(named, pods))
+    return bench, vips
+
+
+def test_the_loop_looks_at_other_things_between_bursts_however_many_services_change_apart():
+    pods = [endpoint(f"10.244.0.{number + 1}") for number in range(41)]
+    bench, vips = changing(20, pods, apart=0.1)
+    most = 0
+    for _ in range(200):
+        bench.now += 0.05
+        bench.inner.ipvs.batches.clear()
+        bench.reconciler.catch_up()
+        moved = [
+            one for batch in bench.inner.ipvs.batches for one in batch if isinstance(one, DeleteRealServer)
+        ]
+        most = max(most, len(moved))
+
+    assert [addresses(*pods)] * 20 == [order(bench, vip) for vip in vips]
+    assert 32 == most
+
+
+def test_what_becomes_due_after_a_burst_shares_the_next_one():
+    bench, vips = changing(20, [A, B, C], apart=0.4)
+    bench.pass_time(10)
+
+    assert [addresses(A, B, C)] * 20 == [order(bench, vip) for vip in vips]
+    assert ["0", "1"] * 2 == written(bench)
+
+
+def test_very_many_are_moved_only_when_it_has_been_quiet_for_longer(monkeypatch):
+    monkeypatch.setattr(rebuild, "_MANY", 2)
+    bench = serving(B, C, D)
+    bench.put(endpoint_slice(endpoints=[A, B, C, D])).pass_time(20)
+    assert addresses(B, C, D, A) == order(bench)
+    bench.pass_time(12)
+
+    assert addresses(A, B, C, D) == order(bench)
+
+
+def test_changes_behind_very_many_are_not_waited_for_longer_than_five_minutes(monkeypatch):
+    monkeypatch.setattr(rebuild, "_MANY", 2)
+    bench = serving(B, C, D)
+    bench.put(endpoint_slice(endpoints=[A, B, C, D]))
+    for number in range(298):
+        bench.put(endpoint_slice(endpoints=[A, B, C, D, PODS[4 + number % 2]])).pass_time(1)
+    assert addresses(B, C, D, A) == order(bench)[:4]
+    for number in range(6):
+        bench.put(endpoint_slice(endpoints=[A, B, C, D, PODS[4 + number % 2]])).pass_time(1)
+
+    assert addresses(A, B, C, D) == order(bench)[:4]
 
 
 def test_what_an_agent_before_left_in_disorder_is_put_in_order():
@@ -314,17 +388,64 @@ def test_an_order_that_does_not_count_is_no_drift(caplog):
     assert "changed by others" not in caplog.text
 
 
-def test_one_that_cannot_come_back_is_tried_again():
+def test_one_that_cannot_come_back_is_tried_again_before_its_flows_expire():
     bench = serving(B, C)
     bench.put(endpoint_slice(endpoints=[A, B, C]))
     heal = refuse(bench.kernel.ipvs, lambda operation: isinstance(operation, AddRealServer))
     bench.pass_time(5)
     assert addresses(A) == order(bench)
+    assert "0" == bench.inner.sysctls.values[EXPIRE]
+    heal()
+    seen = []
+    apply = bench.kernel.ipvs.apply
+
+    def applying(batch):
+        seen.extend(bench.kernel.sysctls.values[EXPIRE] for one in batch if isinstance(one, AddRealServer))
+        return apply(batch)
+
+    bench.kernel.ipvs.apply = applying
+    bench.pass_time(2)
+
+    assert ["0", "0"] == seen
+    assert addresses(A, B, C) == order(bench)
     assert "1" == bench.inner.sysctls.values[EXPIRE]
+
+
+def test_nothing_else_is_moved_while_one_cannot_come_back(monkeypatch):
+    monkeypatch.setattr(rebuild, "_BURST", 1)
+    bench = serving(B, C)
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    heal = refuse(bench.kernel.ipvs, lambda operation: isinstance(operation, AddRealServer))
+    bench.pass_time(6)
+    assert addresses(C, A) == order(bench)
     heal()
     bench.pass_time(30)
 
     assert addresses(A, B, C) == order(bench)
+
+
+def test_flows_expire_at_last_where_one_does_not_come_back():
+    bench = serving(B, C)
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    heal = refuse(bench.kernel.ipvs, lambda operation: isinstance(operation, AddRealServer))
+    bench.pass_time(9)
+    assert addresses(A) == order(bench)
+    assert "1" == bench.inner.sysctls.values[EXPIRE]
+    heal()
+    bench.pass_time(40)
+
+    assert addresses(A, B, C) == order(bench)
+
+
+def test_one_that_nobody_asks_for_any_more_is_not_waited_for():
+    bench = serving(B, C)
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    refuse(bench.kernel.ipvs, lambda operation: isinstance(operation, AddRealServer))
+    bench.pass_time(4)
+    assert "0" == bench.inner.sysctls.values[EXPIRE]
+    bench.put(endpoint_slice(endpoints=[A])).pass_time(1)
+
+    assert "1" == bench.inner.sysctls.values[EXPIRE]
 
 
 def test_one_that_cannot_be_deleted_stays_and_is_tried_again():
@@ -351,6 +472,69 @@ def test_nothing_is_moved_where_flows_would_expire(caplog):
     bench.inner.sysctls.read_only = False
     bench.pass_time(40)
     assert addresses(A, B, C) == order(bench)
+
+
+def test_changes_meanwhile_do_not_have_it_tried_more_often():
+    bench = serving(B, C)
+    bench.inner.sysctls.read_only = True
+    tries = []
+    write = bench.inner.sysctls.write
+
+    def writing(name, value):
+        tries.extend([value] if (name, value) == (EXPIRE, "0") else [])
+        write(name, value)
+
+    bench.inner.sysctls.write = writing
+    for number in range(300):
+        bench.now += 0.2
+        bench.put(endpoint_slice(endpoints=[A, B, C, D][: 3 + number % 2]))
+    bench.pass_time(60)
+
+    assert 3 <= len(tries) <= 5
+
+
+class TestRunOnce:
+    @pytest.fixture(autouse=True)
+    def without_waiting(self, monkeypatch):
+        for constant in ("_QUIET", "_SETTLING"):
+            monkeypatch.setattr(rebuild, constant, 0.0)
+
+    def again(self, kernel, *things):
+        bench = Bench(kernel)
+        bench.reconciler.tell([Put(KINDS[type(thing)], thing) for thing in things])
+        for kind in Kind:
+            names = frozenset(thing.name for thing in things if KINDS[type(thing)] is kind)
+            bench.reconciler.tell([Listed(kind, names)])
+        return bench, bench.reconciler.run_once()
+
+    def test_it_ends_in_order(self):
+        bench, is_complete = self.again(
+            serving(B, C).kernel, hashed("mh"), endpoint_slice(endpoints=[A, B, C])
+        )
+
+        assert (True, addresses(A, B, C)) == (is_complete, order(bench))
+
+    def test_it_does_not_say_that_all_was_achieved_where_flows_would_expire(self):
+        kernel = serving(B, C).kernel
+        kernel.sysctls.read_only = True
+        bench, is_complete = self.again(kernel, hashed("mh"), endpoint_slice(endpoints=[A, B, C]))
+
+        assert (False, addresses(B, C, A)) == (is_complete, order(bench))
+
+    def test_what_is_refused_of_one_keeps_no_other_from_its_order(self, monkeypatch):
+        monkeypatch.setattr(rebuild, "_BURST", 1)
+        first, other = (
+            msgspec.structs.replace(hashed("mh", port(address)), name=name(named))
+            for named, address in (("shop/a", "10.96.0.80"), ("shop/b", "10.96.0.90"))
+        )
+        bench = Bench()
+        bench.put(first, other, *(endpoint_slice(str(one.name), [B, C]) for one in (first, other))).list_all()
+        refuse(bench.kernel.ipvs, lambda one: isinstance(one, DeleteRealServer) and one.key == VIP)
+        slices = [endpoint_slice(str(one.name), [A, B, C]) for one in (first, other)]
+        bench, is_complete = self.again(bench.kernel, first, other, *slices)
+
+        assert [addresses(B, C, A), addresses(A, B, C)] == [order(bench), order(bench, key("10.96.0.90:80"))]
+        assert not is_complete
 
 
 def test_flows_expire_again_even_if_that_is_refused_at_first():
