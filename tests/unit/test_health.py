@@ -12,6 +12,7 @@ import threading
 import time
 from http import HTTPStatus
 from http.client import HTTPConnection
+from types import SimpleNamespace
 
 import pytest
 
@@ -349,20 +350,27 @@ class TestConnection:
             peers[0].sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert peers[0].recv(4096).startswith(b"HTTP/1.1 200")
 
-    def test_without_descriptors_clients_wait_and_are_served_later(self, port):
+    def test_without_descriptors_clients_wait_and_are_served_later(self, port, monkeypatch):
+        has_paused = threading.Event()
+
+        def pause(seconds):
+            has_paused.set()
+            time.sleep(seconds)
+
+        monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pause))
         with Bench() as bench, contextlib.ExitStack() as stack:
             bench.publish(port)
             until(lambda: is_open(port))
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             peer = stack.enter_context(socket.socket())
             peer.settimeout(PATIENCE)
-            until(lambda: not bench.servers._connections)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (peer.fileno(), hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # 0 to 2 are always taken
             stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
             peer.connect(("127.0.0.1", port))
             peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            peer.settimeout(0.2)
-            with pytest.raises(TimeoutError):
+            assert has_paused.wait(PATIENCE)
+            peer.setblocking(False)
+            with pytest.raises(BlockingIOError):
                 peer.recv(1)
             peer.settimeout(PATIENCE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
