@@ -36,7 +36,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="say how this node serves a Service, and why",
         description="Say how this node serves a Service: by which addresses, with which scheduler and what"
         " else its annotations ask for, and why each endpoint is in or out. Reads the same objects and"
-        " configuration as run, changes nothing and needs no rights.",
+        " configuration as run, changes nothing and needs no rights. Does not see rules of others that"
+        " change packet marks, because of which the agent may serve externalTrafficPolicy: Local otherwise:"
+        " check tells where there are such rules.",
     )
     parser.add_argument("service", type=_service, metavar="NAMESPACE/NAME[:PORT]")
     configuration.add_options(parser)

@@ -41,7 +41,6 @@ _PUNCTUAL = 1.0
 _PATIENCE = 3
 """How often a server may answer that it has not yet caught up with what was seen before."""
 _BACKOFF = tenacity.wait_random_exponential(multiplier=1, max=30)
-_LONGEST_RETRY_AFTER = 60.0
 _INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
 Query = dict[str, str]
