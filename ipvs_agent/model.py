@@ -209,6 +209,8 @@ class ForwardingMethod(enum.IntEnum):
 
 FULL_NETMASK = -1
 """The netmask of a virtual server whose persistence tells single clients apart, in either family."""
+LONGEST_DRAIN = 7 * 86400.0
+"""Seconds; what a Service or the configuration may ask for."""
 
 
 class VirtualServer(msgspec.Struct, frozen=True, gc=False):

@@ -6,6 +6,7 @@ Apart from documents.py because a run on JSON manifests need not wait for the im
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import yaml
@@ -41,17 +42,29 @@ class YamlLines:
 
     def line(self, document: int, field: str) -> int:
         """Return the line of a field of a document, or of as much of its path as there is."""
-        while self._ahead <= document:
-            self._node = next(self._nodes)
-            self._ahead += 1
-        node = self._node
-        assert node is not None
-        for step in steps_of(field):
+        node = self._find(document)
+        # A key that is no field may look like a path.
+        steps = [field] if _child(node, field) is not None else steps_of(field)
+        for step in steps:
             child = _child(node, step)
             if child is None:
                 break
             node = child
         return int(node.start_mark.line) + 1
+
+    def repeated(self, document: int) -> str | None:
+        """Return a key of a document, which is a mapping, that stands twice in it; None where none does."""
+        node = self._find(document)
+        assert isinstance(node, yaml.MappingNode)
+        counts = Counter(key.value for key, _ in node.value)
+        return next((key for key, count in counts.items() if count > 1), None)
+
+    def _find(self, document: int) -> yaml.Node:
+        while self._ahead <= document:
+            self._node = next(self._nodes)
+            self._ahead += 1
+        assert self._node is not None
+        return self._node
 
 
 def _child(node: yaml.Node, step: Step) -> yaml.Node | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ipvs_agent.config import AgentConfig, read_agent_configuration, read_kube_proxy_configuration
 from ipvs_agent.durations import parse_timeout
-from ipvs_agent.model import VipMode
+from ipvs_agent.model import LONGEST_DRAIN, VipMode
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +25,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--drain-timeout",
-        type=_duration,
+        type=_drain_timeout,
         metavar="DURATION",
-        help="how long a real server that is to go may keep its connections, such as 90s; else to their end",
+        help="how long a real server that is to go may keep its connections, such as 90s (168h at most);"
+        " else to their end",
     )
 
 
@@ -53,8 +54,8 @@ def path(text: str) -> Path:
     return Path(text)
 
 
-def _duration(text: str) -> float:
+def _drain_timeout(text: str) -> float:
     try:
-        return parse_timeout(text)
+        return parse_timeout(text, LONGEST_DRAIN)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,19 +1,21 @@
 """The agent's own configuration file, for what kube-proxy's has no field for.
 
-A field that is not known is refused: nobody else writes this file, so it is a slip.
+A field that is not known, or there twice, is refused: nobody else writes this file, so it is a slip.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import msgspec
 
 from ipvs_agent.config.document import FieldError, read_document, require, seconds
 from ipvs_agent.config.values import AgentConfig
-from ipvs_agent.model import VipMode
+from ipvs_agent.model import LONGEST_DRAIN, VipMode
 from ipvs_agent.schedulers.guess import closest
+from ipvs_agent.sources.checks import quoted
 
 API_VERSION = "ipvs-agent.io/v1alpha1"
 KIND = "IpvsAgentConfiguration"
@@ -30,25 +32,34 @@ def read_agent_configuration(path: Path, config: AgentConfig) -> AgentConfig:
     """Return a configuration with what the file says."""
 
     def build(document: object) -> AgentConfig:
+        _refuse_keys_that_are_no_text(document)
         file = msgspec.convert(document, _File)
         require("apiVersion", file.api_version, API_VERSION)
         require("kind", file.kind, KIND)
         _refuse_unknown_fields(document)
         read = config
         if file.drain_timeout is not None:
-            read = dataclasses.replace(read, drain_seconds=seconds("drainTimeout", file.drain_timeout))
+            drain = seconds("drainTimeout", file.drain_timeout, LONGEST_DRAIN)
+            read = dataclasses.replace(read, drain_seconds=drain)
         if file.vip_mode is not None:
             read = dataclasses.replace(read, vip_mode=_vip_mode(file.vip_mode))
         return read
 
-    return read_document(path, KIND, build)
+    return read_document(path, KIND, build, may_repeat=False)
 
 
 def _vip_mode(name: str) -> VipMode:
     try:
         return VipMode(name)
     except ValueError:
-        raise FieldError("vipMode", f"{name!r} is none of {', '.join(VipMode)}") from None
+        raise FieldError("vipMode", f"{quoted(name)} is none of {', '.join(VipMode)}") from None
+
+
+def _refuse_keys_that_are_no_text(document: object) -> None:
+    # The type's own check would not name them.
+    for field in document if isinstance(document, dict) else ():
+        if not isinstance(field, str):
+            raise FieldError(json.dumps(field), "is not text, so it is no field of this file")
 
 
 def _refuse_unknown_fields(document: object) -> None:
@@ -58,7 +69,7 @@ def _refuse_unknown_fields(document: object) -> None:
         if field not in known:
             # `closest` compares in small letters.
             names = {name.lower(): name for name in known}
-            guess = names.get(closest(str(field), tuple(names)))
+            guess = names.get(closest(field, tuple(names)))
             raise FieldError(
-                str(field), "is no field of this file" + (f"; did you mean {guess}?" if guess else "")
+                field, "is no field of this file" + (f"; did you mean {guess}?" if guess else "")
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +12,9 @@ import msgspec
 from ipvs_agent.documents import MalformedError, check_text, explain
 from ipvs_agent.durations import parse_timeout
 from ipvs_agent.errors import ConfigError
+from ipvs_agent.sources.checks import quoted
 
+_PLAIN = re.compile(r"[-A-Za-z0-9_.\[\]]{1,80}")
 _Read = TypeVar("_Read")
 
 
@@ -24,10 +27,13 @@ class FieldError(Exception):
         self.reason = reason
 
 
-def read_document(path: Path, kind: str, build: Callable[[object], _Read]) -> _Read:
+def read_document(
+    path: Path, kind: str, build: Callable[[object], _Read], *, may_repeat: bool = True
+) -> _Read:
     """Return what `build` makes of the file's document, and raise its errors as ConfigError.
 
     kind: what the document should be, for the error where there is not exactly one.
+    may_repeat: whether a field may stand twice, so that the last counts.
     """
     from ipvs_agent import yaml_documents  # noqa: PLC0415 - see there
 
@@ -45,26 +51,32 @@ def read_document(path: Path, kind: str, build: Callable[[object], _Read]) -> _R
     if len(documents) != 1:
         raise ConfigError(f"{path}: one document is needed, of kind {kind}, and there are {len(documents)}")
     index, document = documents[0]
+    lines = yaml_documents.YamlLines(data)
     try:
-        return build(document)
+        read = build(document)
+        if not may_repeat and (repeated := lines.repeated(index)) is not None:
+            raise FieldError(repeated, "is there twice")
+        return read
     except msgspec.ValidationError as error:
         field, reason = explain(error)
     except FieldError as error:
         field, reason = error.field, error.reason
-    raise ConfigError(f"{path}: line {yaml_documents.YamlLines(data).line(index, field)}: {field}: {reason}")
+    # What somebody wrote must not act on the terminal of who reads it.
+    name = field if _PLAIN.fullmatch(field) else quoted(field)
+    raise ConfigError(f"{path}: line {lines.line(index, field)}: {name}: {reason}")
 
 
 def require(field: str, value: str | None, needed: str) -> None:
     """Raise FieldError where a field does not have the only value that it can have."""
     if value != needed:
         raise FieldError(
-            field, f"{value!r} must be {needed}" if value else f"is missing, and must be {needed}"
+            field, f"{quoted(value)} must be {needed}" if value else f"is missing, and must be {needed}"
         )
 
 
-def seconds(field: str, text: str) -> float:
-    """Return a duration that is not negative, in seconds."""
+def seconds(field: str, text: str, *longest: float) -> float:
+    """Return a duration as `parse_timeout` does."""
     try:
-        return parse_timeout(text)
+        return parse_timeout(text, *longest)
     except ValueError as error:
         raise FieldError(field, str(error)) from error

@@ -13,7 +13,7 @@ import msgspec
 
 from ipvs_agent.addresses import Family
 from ipvs_agent.durations import parse_duration
-from ipvs_agent.model import FULL_NETMASK, Service
+from ipvs_agent.model import FULL_NETMASK, LONGEST_DRAIN, Service
 from ipvs_agent.schedulers.annotations import FLAGS, SCHEDULER, Fault, quote
 from ipvs_agent.schedulers.guess import closest
 from ipvs_agent.schedulers.weights import Weights, parse_weights
@@ -38,8 +38,6 @@ HIGHEST_THRESHOLD = 2**31 - 1
 """What the kernel takes (ip_vs_ctl.c)."""
 FEW_CONNECTIONS = 120
 """A cap below this lets in less than one short connection a second, since a closed one counts for 120 s."""
-LONGEST_DRAIN = 7 * 86400.0
-"""Seconds."""
 LONGEST_SLOW_START = 3600.0
 """Seconds."""
 

@@ -36,6 +36,8 @@ def file(tmp_path):
         pytest.param("drainTimeout: 1m30s", {"drain_seconds": 90.0}, id="drainTimeout"),
         pytest.param("vipMode: routes", {"vip_mode": VipMode.ROUTES}, id="vipMode"),
         pytest.param("drainTimeout: 0s", {"drain_seconds": 0.0}, id="no drain at all"),
+        pytest.param("drainTimeout: 168h", {"drain_seconds": 7 * 86400.0}, id="the longest drain"),
+        pytest.param("drainTimeout: 5s\n<<: {drainTimeout: 9s}", {"drain_seconds": 5.0}, id="one merged"),
     ],
 )
 def test_fields(file, text, expected):
@@ -84,6 +86,49 @@ def test_fields(file, text, expected):
             "", "one document is needed, of kind IpvsAgentConfiguration, and there are 0", id="empty"
         ),
         pytest.param("- 1", "line 1: object: expected object, got array", id="a list"),
+        pytest.param(
+            HEAD + "vipMode: auto\nvipMode: routes", "line 4: vipMode: is there twice", id="a field twice"
+        ),
+        pytest.param(
+            '{"apiVersion": "ipvs-agent.io/v1alpha1", "kind": "IpvsAgentConfiguration",\n'
+            '"drainTimeout": "5s",\n"drainTimeout": "5s"}',
+            "line 3: drainTimeout: is there twice",
+            id="a field twice in JSON",
+        ),
+        pytest.param(
+            HEAD + "drainTimeout: 168h1s",
+            "line 3: drainTimeout: '168h1s' is longer than 168h",
+            id="a drain without measure",
+        ),
+        pytest.param(
+            HEAD + f"drainTimeout: {'9' * 400}h",
+            f"line 3: drainTimeout: '{'9' * 12}...{'9' * 12}h' is longer than 168h",
+            id="a duration without end",
+        ),
+        pytest.param(
+            HEAD + f"vipMode: {'a' * 10000}",
+            f"line 3: vipMode: '{'a' * 76}... is none of addresses, routes, auto",
+            id="a long value",
+        ),
+        pytest.param(
+            HEAD + '"\\e[31m": 1', r"line 3: '\x1b[31m': is no field of this file", id="an escape sequence"
+        ),
+        pytest.param(
+            HEAD + "a" * 500 + ": 1",
+            f"line 3: '{'a' * 76}...: is no field of this file",
+            id="a long name",
+        ),
+        pytest.param(
+            HEAD + "ipvs.scheduler: rr",
+            "line 3: ipvs.scheduler: is no field of this file",
+            id="a name like a path",
+        ),
+        pytest.param(
+            HEAD + "1: x", "line 3: 1: is not text, so it is no field of this file", id="a number as name"
+        ),
+        pytest.param(
+            HEAD + "null: x", "line 3: null: is not text, so it is no field of this file", id="null as name"
+        ),
     ],
 )
 def test_refused_files(file, text, message):
@@ -137,6 +182,9 @@ def test_options_are_stronger_than_the_file(file):
         pytest.param(["--vip-mode", "route"], "--vip-mode: invalid choice: 'route'", id="no mode"),
         pytest.param(["--drain-timeout", "5"], "--drain-timeout: '5' is not a duration", id="no unit"),
         pytest.param(["--drain-timeout=-5s"], "--drain-timeout: '-5s' is negative", id="negative"),
+        pytest.param(
+            ["--drain-timeout", "200h"], "--drain-timeout: '200h' is longer than 168h", id="without measure"
+        ),
     ],
 )
 def test_wrong_options(capsys, words, message):

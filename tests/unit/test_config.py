@@ -70,6 +70,11 @@ def networks(*texts):
     return tuple(parse_network(text) for text in texts)
 
 
+def test_of_fields_that_stand_twice_the_last_counts(read):
+    """kube-proxy falls back to reading such a file so."""
+    assert "sh" == read(HEAD + "ipvs: {scheduler: wlc}\nipvs: {scheduler: sh}")[0].scheduler
+
+
 def test_file_of_kubeadm(read):
     """What kubeadm writes is read: its zeros and nulls are defaults, and what has no effect is named."""
     expected = AgentConfig(
@@ -205,6 +210,11 @@ def test_the_range_of_the_cluster_has_no_effect_where_the_nodes_own_decides(read
             "iptables: {masqueradeBit: 32}",
             "line 3: iptables.masqueradeBit: 32 is not a bit of a mark (0 to 31)",
             id="masqueradeBit",
+        ),
+        pytest.param(
+            "ipvs: {syncPeriod: 2562048h}",
+            "line 3: ipvs.syncPeriod: '2562048h' is longer than 2562047h",
+            id="syncPeriod for ever",
         ),
         pytest.param(
             "clusterCIDR: 10.0.0.0/33",
