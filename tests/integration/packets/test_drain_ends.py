@@ -43,6 +43,7 @@ def serve(node, lab):
             objects.endpoint_slice(name, [pod.ipv6 for pod in pods], ports, suffix="6"),
         )
         node.wait_for(lambda: all(found == {pod.name for pod in pods} for found in taking(node)))
+        node.wait_for(lambda: affinity(node) == {"sessionAffinity" in spec})
 
     put(*lab.pods)
     yield put
@@ -59,6 +60,11 @@ def weights(node, family):
         for line in lines
         if line[4].startswith("[") == (family == 6)
     }
+
+
+def affinity(node):
+    """Whether virtual servers are persistent: both answers, while they are not alike."""
+    return {" -p " in line for line in node.virtual_servers() if line.startswith("-A")}
 
 
 def taking(node):
