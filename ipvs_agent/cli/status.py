@@ -73,7 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         key = mark_key(Family.IPV6 if arguments.ipv6 else Family.IPV4, arguments.mark)
     try:
         with contextlib.closing(NetlinkIpvs()) as ipvs:
-            listing = _all(ipvs) if key is None else _one(ipvs, key)
+            in_full = arguments.output == "json"
+            listing = _all(ipvs, in_full=in_full) if key is None else _one(ipvs, key)
     except NotFound:
         print("No such service", file=sys.stderr)
         return 1
@@ -103,10 +104,13 @@ def _as_ipvsadm_sorts(listing: Listing) -> Listing:
     return msgspec.structs.replace(listing, entries=sort_entries(listing.entries))
 
 
-def _all(ipvs: Ipvs) -> Listing:
+def _all(ipvs: Ipvs, *, in_full: bool) -> Listing:
+    """Return the whole table; in_full: with what ipvsadm's default listing does not show, at a price."""
     virtual_servers = ipvs.virtual_servers()
-    behind = ipvs.real_servers_of([observed.virtual_server.key for observed in virtual_servers])
-    entries = list(zip(virtual_servers, behind, strict=True))
+    behind = {} if in_full else dict(ipvs.outline())
+    rest = [key for observed in virtual_servers if (key := observed.virtual_server.key) not in behind]
+    behind.update(zip(rest, ipvs.real_servers_of(rest), strict=True))
+    entries = [(observed, behind[observed.virtual_server.key]) for observed in virtual_servers]
     info = ipvs.info()
     return Listing(entries, info.version, info.connection_table_size)
 

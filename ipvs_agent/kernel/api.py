@@ -11,7 +11,7 @@ Every other method raises KernelError.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -59,6 +59,10 @@ class SyncDaemon(msgspec.Struct, frozen=True):
     ttl: int = 0
 
 
+Outlined = tuple[VirtualServerKey, list[ObservedRealServer]]
+"""A virtual server by address, and its real servers, newest first."""
+
+
 class Ipvs(Protocol):
     """Virtual servers and real servers, through the generic netlink family IPVS."""
 
@@ -76,6 +80,13 @@ class Ipvs(Protocol):
 
     def real_servers_of(self, keys: Sequence[VirtualServerKey]) -> list[list[ObservedRealServer]]:
         """Return the real servers of each of several virtual servers, as `real_servers` does."""
+
+    def outline(self) -> Iterator[Outlined]:
+        """Yield the virtual servers by address with their real servers, newest first, at little cost.
+
+        Thresholds, tunnels, persistent connections and counters are left out, as 0. The table is read while
+        one iterates: where it changes meanwhile, a virtual server may be missing or come twice.
+        """
 
     def info(self) -> IpvsInfo:
         """Return version and size of the connection table."""

@@ -7,6 +7,8 @@ order, addresses and ports in network order.
 
 from __future__ import annotations
 
+import functools
+import operator
 import socket
 import struct
 from collections.abc import Iterable
@@ -51,6 +53,11 @@ _COMMANDS: dict[type[IpvsOperation], bytes] = {
 }
 
 
+# Tuples, as to make a union at every question would take longer than the answer.
+_ON_VIRTUAL_SERVERS = (AddVirtualServer, SetVirtualServer)
+_ON_REAL_SERVERS = (AddRealServer, SetRealServer)
+
+
 def pack(operations: Iterable[IpvsOperation]) -> list[bytes]:
     """Pack operations, each into one payload.
 
@@ -62,18 +69,18 @@ def pack(operations: Iterable[IpvsOperation]) -> list[bytes]:
     prefix = b""
     for operation in operations:
         kind = type(operation)
-        if isinstance(operation, AddVirtualServer | SetVirtualServer):
+        if isinstance(operation, _ON_VIRTUAL_SERVERS):
             payloads.append(_COMMANDS[kind] + _service(operation.virtual_server))
             continue
         if operation.key is not last_key or kind is not last_kind:
             last_key, last_kind = operation.key, kind
             prefix = _COMMANDS[kind] + _service_key(last_key)
-        if isinstance(operation, DeleteVirtualServer):
-            payloads.append(prefix)
+        if isinstance(operation, _ON_REAL_SERVERS):
+            payloads.append(prefix + _dest(operation.real_server))
         elif isinstance(operation, DeleteRealServer):
             payloads.append(prefix + _dest_key(operation.address, operation.port))
         else:
-            payloads.append(prefix + _dest(operation.real_server))
+            payloads.append(prefix)
     return payloads
 
 
@@ -135,13 +142,13 @@ def _netmask(virtual_server: VirtualServer) -> bytes:
     return struct.pack("!I", 0xFFFFFFFF if full else virtual_server.netmask)
 
 
-_DEST_LAYOUT = {
-    length: struct.Struct(f"=4s4s{length}s4sH2x4sI4si4sI4sI4sH2x4sB3x4sH2x4sH2x") for length in (4, 16)
-}
+_DEST_TAIL = struct.Struct("=4sH2x4sI4si4sI4sI4sH2x4sB3x4sH2x4sH2x")
 _DEST_KEY_LAYOUT = {length: struct.Struct(f"=4s4s{length}s4sH2x4sH2x") for length in (4, 16)}
-_NLA_DEST = {length: _nla(layout.size - 4, ip_vs_h.DEST) for length, layout in _DEST_LAYOUT.items()}
 _NLA_DEST_KEY = {length: _nla(layout.size - 4, ip_vs_h.DEST) for length, layout in _DEST_KEY_LAYOUT.items()}
 _NLA_DEST_ADDRESS = {length: _nla(length, ip_vs_h.DEST_ADDRESS) for length in (4, 16)}
+_DEST_HEAD = {
+    length: _nla(4 + length + _DEST_TAIL.size, ip_vs_h.DEST) + _NLA_DEST_ADDRESS[length] for length in (4, 16)
+}
 _NLA_DEST_PORT = _nla(2, ip_vs_h.DEST_PORT)
 _NLA_DEST_METHOD = _nla(4, ip_vs_h.DEST_METHOD)
 _NLA_DEST_WEIGHT = _nla(4, ip_vs_h.DEST_WEIGHT)
@@ -157,19 +164,27 @@ _FAMILIES = {4: Family.IPV4.value, 16: Family.IPV6.value}
 def _dest(real_server: RealServer) -> bytes:
     address = real_server.address
     length = len(address)
-    # Written flat, headers as constants: this line runs for every real server of a cold start.
-    return _DEST_LAYOUT[length].pack(
-        _NLA_DEST[length], _NLA_DEST_ADDRESS[length], address,
-        _NLA_DEST_PORT, socket.htons(real_server.port),
-        _NLA_DEST_METHOD, real_server.method,
-        _NLA_DEST_WEIGHT, real_server.weight,
-        _NLA_DEST_UPPER, real_server.upper_threshold,
-        _NLA_DEST_LOWER, real_server.lower_threshold,
-        _NLA_DEST_FAMILY, _FAMILIES[length],
-        _NLA_DEST_TUNNEL_TYPE, real_server.tunnel_type,
-        _NLA_DEST_TUNNEL_PORT, socket.htons(real_server.tunnel_port),
-        _NLA_DEST_TUNNEL_FLAGS, real_server.tunnel_flags,
-    )  # fmt: skip
+    return _DEST_HEAD[length] + address + _dest_tail(length, _behind_address(real_server))
+
+
+_behind_address = operator.attrgetter(*RealServer.__struct_fields__[1:])
+
+
+@functools.lru_cache(maxsize=4096)  # most real servers differ by their address alone
+def _dest_tail(length: int, fields: tuple[int, ...]) -> bytes:
+    """Pack what follows an address of some length; fields: those of a RealServer."""
+    port, weight, method, upper, lower, tunnel_type, tunnel_port, tunnel_flags = fields
+    return _DEST_TAIL.pack(
+        *(_NLA_DEST_PORT, socket.htons(port)),
+        *(_NLA_DEST_METHOD, method),
+        *(_NLA_DEST_WEIGHT, weight),
+        *(_NLA_DEST_UPPER, upper),
+        *(_NLA_DEST_LOWER, lower),
+        *(_NLA_DEST_FAMILY, _FAMILIES[length]),
+        *(_NLA_DEST_TUNNEL_TYPE, tunnel_type),
+        *(_NLA_DEST_TUNNEL_PORT, socket.htons(tunnel_port)),
+        *(_NLA_DEST_TUNNEL_FLAGS, tunnel_flags),
+    )
 
 
 def _dest_key(address: Address, port: int) -> bytes:

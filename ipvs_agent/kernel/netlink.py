@@ -74,7 +74,7 @@ _DUMP_TRIES = 8
 
 
 class Message(NamedTuple):
-    """A request without its header."""
+    """A request without its header; where there are many of them, plain tuples are as good."""
 
     type: int
     flags: int
@@ -95,6 +95,9 @@ class Refusal(NamedTuple):
     def __str__(self) -> str:
         return self.text or os.strerror(self.number)
 
+
+Request = tuple[int, int, bytes]
+"""What a Message is made of."""
 
 _Answer = tuple[int, int, int, bytes]
 """Type, flags, sequence number and payload."""
@@ -124,7 +127,7 @@ class NetlinkSocket:
         """Close the socket."""
         self._socket.close()
 
-    def send(self, messages: Sequence[Message]) -> list[Refusal | None]:
+    def send(self, messages: Sequence[Request]) -> list[Refusal | None]:
         """Send messages in order; return for each None where the kernel carried it out, else why not."""
         outcomes: list[Refusal | None] = []
         while len(outcomes) < len(messages):
@@ -132,20 +135,23 @@ class NetlinkSocket:
             outcomes += self._outcomes(count, burst)
         return outcomes
 
-    def _burst(self, messages: Sequence[Message], start: int) -> tuple[int, bytes]:
+    def _burst(self, messages: Sequence[Request], start: int) -> tuple[int, bytes]:
         """Return how many messages a burst holds, from start on, and the burst with the barrier."""
+        # A cold start comes by here for every real server of the cluster.
         parts: list[bytes] = []
+        append, pack = parts.append, _HEADER.pack
         size, sequence = 0, self._sequence
         for kind, flags, payload in itertools.islice(messages, start, None):
             length = 16 + len(payload)
             if size + length > _BURST and size:
                 break
             sequence += 1
-            parts += (_HEADER.pack(length, kind, flags | NLM_F_REQUEST, sequence, 0), payload)
-            padding = -length & 3
-            if padding:
-                parts.append(b"\0" * padding)
-            size += length + padding
+            append(pack(length, kind, flags | NLM_F_REQUEST, sequence, 0))
+            append(payload)
+            size += length
+            if length & 3:
+                append(b"\0" * (-length & 3))
+                size += -length & 3
         count = sequence - self._sequence
         self._sequence = sequence + 1
         parts.append(_HEADER.pack(16, _NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, self._sequence, 0))

@@ -96,8 +96,9 @@ class Achieved:
         """Take note of an operation that was done."""
         match operation:
             case AddRealServer() | SetRealServer():
-                held = self.virtual_servers[operation.key]
-                held.real_servers[operation.real_server.endpoint] = operation.real_server
+                server = operation.real_server
+                behind = self.virtual_servers[operation.key].real_servers
+                behind[server.address, server.port] = server
             case DeleteRealServer():
                 held = self.virtual_servers[operation.key]
                 held.real_servers.pop((operation.address, operation.port), None)

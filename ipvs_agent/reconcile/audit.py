@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from ipvs_agent.addresses import Address, Family
 from ipvs_agent.desired import sets
-from ipvs_agent.kernel.api import Kernel
+from ipvs_agent.kernel.api import Kernel, Outlined
 from ipvs_agent.model import (
+    ObservedRealServer,
     RealServer,
     RealServerKey,
     SetMember,
@@ -18,6 +20,7 @@ from ipvs_agent.model import (
     VirtualServer,
     VirtualServerKey,
 )
+from ipvs_agent.reconcile.achieved import Held
 
 SLICE = 200
 """Virtual servers whose real servers are read in one go."""
@@ -25,6 +28,8 @@ SPREAD = 0.5
 """The share of the sync period over which the slices of an audit are spread."""
 LONGEST_PAUSE = 1.0
 """Seconds between two slices, at most."""
+IN_FULL = 20
+"""Every virtual server has its real servers read in full, and not by the outline, once in so many audits."""
 
 
 class Tables(msgspec.Struct, frozen=True):
@@ -79,10 +84,25 @@ def read_real_servers(kernel: Kernel, key: VirtualServerKey) -> RealServers:
     return read_slice(kernel, [key])[key]
 
 
+def read_outline(outline: Iterator[Outlined]) -> TableSlice:
+    """Read the next slice of an outline, as `read_slice` does; the last one is a short one."""
+    return {key: _oldest_first(behind) for key, behind in itertools.islice(outline, SLICE)}
+
+
+def outlined(held: Held) -> Held:
+    """Return what an outline says of a virtual server that is as it was left."""
+    servers = {
+        endpoint: RealServer(server.address, server.port, server.weight, server.method)
+        for endpoint, server in held.real_servers.items()
+    }
+    return Held(held.virtual_server, servers)
+
+
 def read_slice(kernel: Kernel, keys: Sequence[VirtualServerKey]) -> TableSlice:
     """Read the real servers of some virtual servers, as `read_real_servers` does."""
     newest_first = kernel.ipvs.real_servers_of(keys)
-    return {
-        key: {observed.real_server.endpoint: observed.real_server for observed in reversed(behind)}
-        for key, behind in zip(keys, newest_first, strict=True)
-    }
+    return {key: _oldest_first(behind) for key, behind in zip(keys, newest_first, strict=True)}
+
+
+def _oldest_first(newest_first: Sequence[ObservedRealServer]) -> RealServers:
+    return {observed.real_server.endpoint: observed.real_server for observed in reversed(newest_first)}

@@ -5,10 +5,11 @@ The worker does all that takes long and answers through the loop's inbox; this s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ipvs_agent.errors import KernelError
-from ipvs_agent.kernel.api import Kernel
+from ipvs_agent.kernel.api import Kernel, Outlined
 from ipvs_agent.model import VirtualServerKey
 from ipvs_agent.reconcile import audit, drift, foundation
 from ipvs_agent.reconcile.foundation import Ground, Needs
@@ -54,6 +55,11 @@ class Audits:
         self._is_hurried = False
         """Whether another one is to follow the one under way at once."""
         self._between_slices = 0.0
+        self._outline: Iterator[Outlined] | None = None
+        """What is left of it; None: it has been read."""
+        self._unread: dict[VirtualServerKey, None] = {}
+        self._in_full: list[VirtualServerKey] = []
+        """Those that are read again after the outline."""
 
     def take(self, task: AuditDue) -> bool:
         """Tell whether to start an audit for a task; an urgent one follows the one under way."""
@@ -95,34 +101,57 @@ class Audits:
         self.failures = 0
 
     def read_real_servers(self) -> None:
-        """Have the real servers of all virtual servers read, spread over a part of the sync period."""
-        keys = tuple(self._keeper.achieved.virtual_servers)
+        """Have the real servers of all virtual servers read, spread over a part of the sync period.
+
+        First by the outline, then in full those that it did not show or cannot judge, and some of the others,
+        which are other ones each time.
+        """
+        keys = list(self._keeper.achieved.virtual_servers)
         slices = -(-len(keys) // audit.SLICE)
         self._between_slices = min(audit.LONGEST_PAUSE, audit.SPREAD * self._sync_period / max(1, slices))
-        self.read_slice(keys)
+        self._outline = self._background.ipvs.outline()
+        self._unread = dict.fromkeys(keys)
+        self._in_full = keys[self._number % audit.IN_FULL :: audit.IN_FULL]
+        self.read_slice()
 
-    def read_slice(self, keys: tuple[VirtualServerKey, ...]) -> None:
-        """Have the real servers of the first of some virtual servers read; the others follow."""
-        now, later = keys[: audit.SLICE], keys[audit.SLICE :]
-
-        def read() -> None:
-            try:
-                table = audit.read_slice(self._background, now)
-            except KernelError as error:
-                self._tell(AuditFailed(error))
-            else:
-                self._tell(SliceRead(table, later))
-
-        if now:
-            self._worker.submit(read)
+    def read_slice(self) -> None:
+        """Have the next real servers read."""
+        if self._outline is not None:
+            self._worker.submit(self._read_outline)
+        elif self._unread:
+            keys = list(itertools.islice(self._unread, audit.SLICE))
+            self._worker.submit(lambda: self._read_in_full(keys))
         else:
             self.end()
 
-    def go_on(self, remaining: tuple[VirtualServerKey, ...]) -> None:
-        """Plan the next slice after one was read."""
-        if remaining:
+    def _read_outline(self) -> None:
+        """Runs in the worker, which alone goes on with the outline."""
+        try:
+            table = audit.read_outline(self._outline) if self._outline is not None else {}
+        except KernelError:
+            table = {}  # what it does not show is read in full
+        self._tell(SliceRead(table, is_outline=True))
+
+    def _read_in_full(self, keys: Sequence[VirtualServerKey]) -> None:
+        """Runs in the worker."""
+        try:
+            table = audit.read_slice(self._background, keys)
+        except KernelError as error:
+            self._tell(AuditFailed(error))
+        else:
+            self._tell(SliceRead(table, is_outline=False))
+
+    def go_on(self, done: SliceRead, unjudged: Iterable[VirtualServerKey]) -> None:
+        """Plan the next slice after one was read; unjudged: what the outline could not say of some."""
+        for key in done.table:
+            self._unread.pop(key, None)
+        self._in_full += unjudged
+        if done.is_outline and len(done.table) < audit.SLICE:
+            self._outline = None
+            self._unread.update(dict.fromkeys(self._in_full))
+        if self._outline is not None or self._unread:
             pause = 0.0 if self._is_hurried else self._between_slices
-            self._timers.add(self._clock() + pause, SliceDue(remaining))
+            self._timers.add(self._clock() + pause, SliceDue())
         else:
             self.end()
 

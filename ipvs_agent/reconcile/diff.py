@@ -20,9 +20,9 @@ from ipvs_agent.operations import (
     AddVirtualServer,
     DeleteMember,
     DeleteRealServer,
+    DeleteVip,
     DeleteVirtualServer,
     Operation,
-    Phase,
     SetRealServer,
     SetVirtualServer,
 )
@@ -86,4 +86,7 @@ def removes(operation: Operation) -> bool:
     """Tell whether an operation takes something from clients."""
     if isinstance(operation, SetRealServer):
         return operation.real_server.weight == 0
-    return operation.phase > Phase.ADD_VIPS
+    return type(operation) in _REMOVALS
+
+
+_REMOVALS = frozenset({DeleteMember, DeleteRealServer, DeleteVip, DeleteVirtualServer})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
@@ -35,6 +36,9 @@ from ipvs_agent.reconcile.claims import Key
 
 _SET_PHASES = {Phase.ADD_MEMBERS, Phase.RESTRICT, Phase.UNRESTRICT, Phase.DELETE_MEMBERS}
 _VIP_PHASES = {Phase.ADD_VIPS, Phase.DELETE_VIPS}
+_RESTRICTING = {Phase.ADD_MEMBERS: Phase.RESTRICT, Phase.DELETE_MEMBERS: Phase.UNRESTRICT}
+"""When members go or come that shut out clients."""
+_ON_REAL_SERVERS = (AddRealServer, SetRealServer)
 
 
 _Wanted = Callable[[VirtualServerKey], Frontend | None]
@@ -53,11 +57,11 @@ class WaitingError(KernelError):
 
 def key_of(operation: Operation) -> Key:
     """Return the object that an operation changes; real servers are part of their virtual server."""
-    if isinstance(operation, AddMember | DeleteMember):
+    if isinstance(operation, (AddMember, DeleteMember)):
         return operation.member
-    if isinstance(operation, AddVip | DeleteVip):
+    if isinstance(operation, (AddVip, DeleteVip)):
         return operation.address
-    if isinstance(operation, AddVirtualServer | SetVirtualServer):
+    if isinstance(operation, (AddVirtualServer, SetVirtualServer)):
         return operation.virtual_server.key
     return operation.key
 
@@ -73,25 +77,49 @@ def execute(
     wanted: says what a virtual server is to be.
     """
     failures: list[Failure] = []
-    by_phase: dict[Phase, list[Operation]] = {}
-    for operation in operations:
-        by_phase.setdefault(_phase(operation), []).append(operation)
-    for phase, group in sorted(by_phase.items()):
-        batch: list[Operation] = []
-        for operation in group:
-            if isinstance(operation, DeleteMember) and operation.member not in achieved.members:
-                continue  # another mark has taken its place
-            obstacle = _obstacle(operation, achieved, wanted)
-            if obstacle:
-                failures.append(Failure(operation, WaitingError(f"{operation}: {obstacle}")))
-            else:
-                batch.append(operation)
+    for phase, group in sorted(_by_phase(operations).items()):
+        batch = _ready(group, achieved, wanted, failures)
         for operation, error in zip(batch, _apply(phase, batch, kernel), strict=True):
             if error is None or _is_as_wanted(operation, error):
                 achieved.record(operation)
             else:
                 failures.append(Failure(operation, error))
     return failures
+
+
+def _by_phase(operations: Iterable[Operation]) -> dict[Phase, list[Operation]]:
+    by_phase: defaultdict[Phase, list[Operation]] = defaultdict(list)
+    for operation in operations:
+        by_phase[operation.phase].append(operation)
+    for phase, of_restrictions in _RESTRICTING.items():
+        members = cast("list[SetOperation]", by_phase.pop(phase, []))
+        for operation in members:
+            by_phase[of_restrictions if sets.restricts(operation.member) else phase].append(operation)
+    return by_phase
+
+
+def _ready(
+    group: Iterable[Operation], achieved: Achieved, wanted: _Wanted, failures: list[Failure]
+) -> list[Operation]:
+    """Return the operations of a phase that need not wait; note those that must."""
+    batch: list[Operation] = []
+    last_key: VirtualServerKey | None = None
+    lack = ""
+    for operation in group:
+        if isinstance(operation, _ON_REAL_SERVERS) and operation.real_server.weight:
+            # What one lacks, its neighbours behind the virtual server lack too.
+            if operation.key is not last_key:
+                last_key, lack = operation.key, _obstacle(operation, achieved, wanted)
+            obstacle = lack
+        elif isinstance(operation, DeleteMember) and operation.member not in achieved.members:
+            continue  # another mark has taken its place
+        else:
+            obstacle = _obstacle(operation, achieved, wanted)
+        if obstacle:
+            failures.append(Failure(operation, WaitingError(f"{operation}: {obstacle}")))
+        else:
+            batch.append(operation)
+    return batch
 
 
 def _obstacle(operation: Operation, achieved: Achieved, wanted: _Wanted) -> str:
@@ -101,7 +129,7 @@ def _obstacle(operation: Operation, achieved: Achieved, wanted: _Wanted) -> str:
     clients that a set is to shut out, and a VIP must not swallow packets that no virtual server takes.
     """
     match operation:
-        case AddRealServer() | SetRealServer():  # asked first, for most are these
+        case AddRealServer() | SetRealServer():
             obstacle = _what_real_server_lacks(operation, achieved, wanted)
         case AddMember():
             obstacle = _what_comes_first(operation.member, achieved, wanted)
@@ -193,13 +221,6 @@ def _shuts_out_too_many(key: VirtualServerKey, achieved: Achieved, wanted: _Want
 
 def _allowed(frontend: Frontend) -> set[SetMember]:
     return {member for member in frontend.members if sets.purpose_of(member) == Purpose.ALLOWED}
-
-
-def _phase(operation: Operation) -> Phase:
-    phase = operation.phase
-    if phase in _SET_PHASES and sets.restricts(cast("SetOperation", operation).member):
-        return Phase.RESTRICT if phase is Phase.ADD_MEMBERS else Phase.UNRESTRICT
-    return phase
 
 
 def _apply(phase: Phase, batch: Sequence[Operation], kernel: Kernel) -> Outcomes:

@@ -355,17 +355,24 @@ class Keeper:
         owner = self.claims.owner(key)
         return FIRST.index(owner.name) if owner is not None and owner.name in FIRST else len(FIRST)
 
-    def repair_real_servers(self, table: TableSlice) -> None:
-        """Make good what others changed behind some virtual servers."""
-        suspects = [
-            key
+    def repair_real_servers(self, table: TableSlice, *, is_outline: bool) -> list[VirtualServerKey]:
+        """Make good what others changed behind some virtual servers; return those that need a closer look.
+
+        is_outline: what the table says is not all that there is to say of real servers.
+        """
+        differing = [
+            (key, held, Held(held.virtual_server, real_servers))
             for key, real_servers in table.items()
             if (held := self.achieved.virtual_servers.get(key))
             and not are_alike(held, Held(held.virtual_server, real_servers))
         ]
-        changed = self._reread_all(suspects)
+        unjudged = [
+            key for key, held, found in differing if is_outline and are_alike(audit.outlined(held), found)
+        ]
+        changed = self._reread_all(key for key, _, _ in differing if key not in unjudged)
         self._report.drifted(len(changed))
         self.bring(changed)
+        return unjudged
 
     def _reread_all(self, keys: Iterable[VirtualServerKey]) -> dict[Key, None]:
         """Read virtual servers again by their keys; return those that are not as they were left."""

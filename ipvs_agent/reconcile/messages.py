@@ -54,7 +54,8 @@ class SliceRead(msgspec.Struct, frozen=True):
     """The worker has read real servers of some virtual servers."""
 
     table: TableSlice
-    remaining: tuple[VirtualServerKey, ...]
+    is_outline: bool
+    """Whether that is all but thresholds and tunnels."""
 
 
 class FlowsForgotten(msgspec.Struct, frozen=True):

@@ -201,8 +201,8 @@ class Reconciler:
         elif isinstance(message, Laid):
             self._on_laid(message)
         elif isinstance(message, SliceRead):
-            self._keeper.repair_real_servers(message.table)
-            self._audits.go_on(message.remaining)
+            unjudged = self._keeper.repair_real_servers(message.table, is_outline=message.is_outline)
+            self._audits.go_on(message, unjudged)
         elif isinstance(message, AuditFailed):
             self._on_audit_failed(message.error)
         elif isinstance(message, AddressesChanged):
@@ -252,7 +252,7 @@ class Reconciler:
         elif isinstance(task, RampStep):
             self._keeper.take_step(task.key)
         elif isinstance(task, SliceDue):
-            self._audits.read_slice(task.remaining)
+            self._audits.read_slice()
         elif isinstance(task, SuspectsDue):
             self._keeper.look_again(task.remaining)
         elif self._audits.take(task):

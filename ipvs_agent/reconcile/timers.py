@@ -38,8 +38,6 @@ class AuditDue(msgspec.Struct, frozen=True):
 class SliceDue(msgspec.Struct, frozen=True):
     """Read real servers of the next virtual servers of an audit."""
 
-    remaining: tuple[VirtualServerKey, ...]
-
 
 class SuspectsDue(msgspec.Struct, frozen=True):
     """Read virtual servers again that an audit found otherwise than they were left."""

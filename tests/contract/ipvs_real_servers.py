@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 import pytest
 
 from ipvs_agent import errors
 from ipvs_agent.addresses import parse_address
 from ipvs_agent.model import ForwardingMethod, ObservedRealServer, Protocol, RealServer, address_key
-from ipvs_agent.operations import AddRealServer, DeleteRealServer, SetRealServer
-from tests.contract.ipvs_tables import GUE, KEY, KEY6, KEYS, POD, POD6, add, kinds, pod_for
+from ipvs_agent.operations import AddRealServer, AddVirtualServer, DeleteRealServer, SetRealServer
+from tests.contract.ipvs_tables import GUE, KEY, KEY6, KEYS, POD, POD6, add, kinds, pod_for, random_table
 
 
 class RealServersContract:
@@ -93,6 +95,35 @@ class RealServersContract:
         assert [[3, 2, 1], []] == [
             [one.real_server.port for one in behind] for behind in (found[4], found[5])
         ]
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_the_outline_says_who_is_behind_each_address(self, ipvs, seed):
+        table = random_table(random.Random(seed), 60)
+        for virtual_server, real_servers in table.items():
+            additions = [AddRealServer(virtual_server.key, each) for each in sorted(real_servers)]
+            assert {None} == {*ipvs.apply([AddVirtualServer(virtual_server), *additions])}
+
+        found = list(ipvs.outline())
+
+        by_address = [virtual_server.key for virtual_server in table if not virtual_server.key.mark]
+        assert sorted(by_address) == sorted(key for key, _ in found)
+        for key, behind in found:
+            full = [observed.real_server for observed in ipvs.real_servers(key)]
+            assert behind == [
+                ObservedRealServer(RealServer(each.address, each.port, each.weight, each.method))
+                for each in full
+            ]
+
+    def test_the_outline_of_many_real_servers(self, ipvs):
+        """More than the kernel writes at once."""
+        behind = [RealServer(POD, port, weight=port % 3) for port in range(1, 1001)]
+        add(ipvs, KEY, *behind)
+        add(ipvs, KEY6)
+
+        assert {KEY: behind[::-1], KEY6: []} == {
+            key: [observed.real_server for observed in observed_servers]
+            for key, observed_servers in ipvs.outline()
+        }
 
     @pytest.mark.parametrize("operation", [AddRealServer, SetRealServer])
     @pytest.mark.parametrize(

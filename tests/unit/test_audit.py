@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from ipvs_agent.errors import KernelError
-from ipvs_agent.model import VirtualServer
-from ipvs_agent.operations import AddVirtualServer, DeleteRealServer, DeleteVip, DeleteVirtualServer
+from ipvs_agent.model import RealServer, VirtualServer
+from ipvs_agent.operations import (
+    AddVirtualServer,
+    DeleteRealServer,
+    DeleteVip,
+    DeleteVirtualServer,
+    SetRealServer,
+)
 from ipvs_agent.reconcile import audit
 from ipvs_agent.reconcile.messages import AddressesChanged
 from ipvs_agent.sources.changes import Kind, Put
@@ -29,32 +35,85 @@ def large(**options):
 
 
 def watched(bench):
-    """The numbers of virtual servers whose real servers were read, a list that grows."""
-    read = []
-    real = bench.kernel.ipvs.real_servers_of
+    """How many virtual servers had their real servers read by the outline, and in full: two lists that grow."""
+    outlined, in_full = [], []
+    ipvs = bench.kernel.ipvs
+    outline, real_servers_of = ipvs.outline, ipvs.real_servers_of
 
-    def real_servers_of(keys):
-        read.append(len(keys))
-        return real(keys)
+    def watched_outline():
+        outlined.append(0)
+        for found in outline():
+            outlined[-1] += 1
+            yield found
 
-    bench.kernel.ipvs.real_servers_of = real_servers_of
-    return read
+    def watched_real_servers_of(keys):
+        in_full.append(len(keys))
+        return real_servers_of(keys)
+
+    ipvs.outline, ipvs.real_servers_of = watched_outline, watched_real_servers_of
+    return outlined, in_full
 
 
 def test_the_slices_of_an_audit_are_spread_over_time():
     bench = large()
-    read = watched(bench)
+    outlined, in_full = watched(bench)
 
     bench.pass_time(30)
-    assert [audit.SLICE] == read
+    assert ([audit.SLICE], []) == (outlined, in_full)
+    bench.pass_time(1.1)
+    assert ([2 * audit.SLICE], []) == (outlined, in_full)
     bench.pass_time(3)
 
-    assert [audit.SLICE] * 3 == read
+    assert ([COUNT], [COUNT // audit.IN_FULL]) == (outlined, in_full)
+
+
+def test_what_the_outline_does_not_say_is_found_within_so_many_audits():
+    bench = large()
+    capped = RealServer(PODS[0].address, PODS[0].port, upper_threshold=5)
+    assert [None, None] == bench.kernel.ipvs.apply([SetRealServer(one, capped) for one in (FIRST, LAST)])
+
+    bench.pass_time(31)
+    assert capped in servers(bench, FIRST) + servers(bench, LAST)
+    bench.pass_time(40 * audit.IN_FULL)
+
+    assert capped not in servers(bench, FIRST) + servers(bench, LAST)
+
+
+def test_caps_of_a_service_are_looked_at_in_every_audit():
+    capped = service("a/capped", port("10.96.0.70"), annotations={"ipvs-agent.io/max-connections": "100"})
+    bench = large().put(capped, endpoint_slice("a/capped", endpoints=PODS))
+    one = key("10.96.0.70:80")
+    open_again = RealServer(PODS[0].address, PODS[0].port)
+    assert [None] == bench.kernel.ipvs.apply([SetRealServer(one, open_again)])
+
+    bench.pass_time(36)
+
+    assert {100} == {server.upper_threshold for server in servers(bench, one)}
+
+
+def test_an_outline_that_cannot_be_read_has_all_read_in_full():
+    bench = large()
+
+    def broken():
+        raise KernelError("no /proc")
+        yield
+
+    bench.kernel.ipvs.outline = broken
+    lost = [DeleteRealServer(one, PODS[0].address, PODS[0].port) for one in (FIRST, LAST)]
+    assert [None, None] == bench.kernel.ipvs.apply(lost)
+
+    bench.pass_time(36)
+
+    assert [2, 2] == [len(servers(bench, one)) for one in (FIRST, LAST)]
+
+
+def servers(bench, one):
+    return [observed.real_server for observed in bench.kernel.ipvs.real_servers(one)]
 
 
 def test_what_is_missed_in_the_middle_of_an_audit_has_another_follow_at_once():
     bench = large().pass_time(30)
-    read = watched(bench)
+    outlined, _ = watched(bench)
     lost = DeleteVip(FIRST.address)
     assert [None] == bench.kernel.vips.apply([lost])
     assert [None] == bench.kernel.ipvs.apply([DeleteVirtualServer(LAST)])
@@ -62,7 +121,7 @@ def test_what_is_missed_in_the_middle_of_an_audit_has_another_follow_at_once():
     bench.put(endpoint_slice(f"a/s{COUNT - 1:04}", endpoints=PODS[:1])).pass_time(5)
 
     assert "10.96.1.0" in bench.vips()
-    assert read.count(audit.SLICE) == 2 + 3  # the rest of the first, and the second
+    assert [COUNT] == outlined  # that of another audit, since the first one's had begun
 
 
 def test_real_servers_that_others_removed_come_back_from_every_slice():

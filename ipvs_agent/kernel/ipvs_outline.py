@@ -1,0 +1,71 @@
+"""The kernel's own listing of its table, /proc/net/ip_vs: much less than netlink tells, for much less.
+
+A dump by netlink takes three system calls for each virtual server, and the mutex that every change needs.
+This text takes one for every page of it and no mutex (ip_vs_info_seq_show in net/netfilter/ipvs/ip_vs_ctl.c).
+It names no thresholds, tunnels or counters, and does not say of which family a virtual server by mark is.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterable, Iterator
+
+from ipvs_agent.addresses import Address
+from ipvs_agent.kernel.api import Outlined
+from ipvs_agent.model import (
+    ForwardingMethod,
+    ObservedRealServer,
+    Protocol,
+    RealServer,
+    VirtualServerKey,
+    address_key,
+)
+
+PATH = "/proc/thread-self/net/ip_vs"
+"""That of the network namespace of the thread that opens it."""
+
+_ARROW = b"->"
+_PROTOCOLS = {protocol.name.encode(): protocol for protocol in Protocol}
+_METHODS = {
+    b"Masq": ForwardingMethod.MASQUERADE,
+    b"Local": ForwardingMethod.LOCAL,
+    b"Tunnel": ForwardingMethod.TUNNEL,
+    b"Route": ForwardingMethod.DIRECT,
+}
+
+
+def read(lines: Iterable[bytes]) -> Iterator[Outlined]:
+    """Yield what the lines of the listing say; its titles and virtual servers by mark are passed over."""
+    key: VirtualServerKey | None = None
+    behind: list[ObservedRealServer] = []
+    for line in lines:
+        words = line.split()
+        if words[0] != _ARROW:
+            if key is not None:
+                yield key, behind
+            key, behind = _key(words), []
+        elif key is not None:
+            behind.append(_real_server(words))
+    if key is not None:
+        yield key, behind
+
+
+def _key(words: list[bytes]) -> VirtualServerKey | None:
+    protocol = _PROTOCOLS.get(words[0])
+    return None if protocol is None else address_key(protocol, *_endpoint(words[1]))
+
+
+def _real_server(words: list[bytes]) -> ObservedRealServer:
+    _, endpoint, method, weight, active, inactive = words
+    address, port = _endpoint(endpoint)
+    return ObservedRealServer(
+        RealServer(address, port, int(weight), _METHODS[method]), int(active), int(inactive)
+    )
+
+
+def _endpoint(text: bytes) -> tuple[Address, int]:
+    """Parse ADDRESS:PORT in hexadecimal digits; an IPv6 address is in brackets and has colons of its own."""
+    digits = text[:-5]
+    if len(digits) != 8:
+        digits = digits[1:-1].replace(b":", b"")
+    return Address(binascii.unhexlify(digits)), int(text[-4:], 16)
