@@ -35,7 +35,7 @@ def large(**options):
 
 
 def watched(bench):
-    """How many virtual servers had their real servers read by the outline, and in full: two lists that grow."""
+    """How many virtual servers were read by the outline, and how many in full; both lists grow."""
     outlined, in_full = [], []
     ipvs = bench.kernel.ipvs
     outline, real_servers_of = ipvs.outline, ipvs.real_servers_of
