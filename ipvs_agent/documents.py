@@ -6,10 +6,13 @@ only where something is wrong.
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import json
 import re
 from collections.abc import Iterator
+
+_PIECE = 64 * 1024
 
 Step = str | int
 """A step of a path: the key of a mapping, or the index of a sequence."""
@@ -26,13 +29,26 @@ class MalformedError(ValueError):
 
 def check_text(data: bytes) -> bytes:
     """Return UTF-8 text without its byte order mark; raise MalformedError for anything else."""
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        raise MalformedError(line_at(data, error.start), "not UTF-8 text") from None
+    if not _is_utf8(data):
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            raise MalformedError(line_at(data, error.start), "not UTF-8 text") from None
     if b"\0" in data:
         raise MalformedError(line_at(data, data.index(b"\0")), "a NUL byte, so this is not text")
     return data.removeprefix(b"\xef\xbb\xbf")
+
+
+def _is_utf8(data: bytes) -> bool:
+    """Tell whether it is UTF-8, piece by piece: as a whole it would be in memory a second time."""
+    view, decoder = memoryview(data), codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(data), _PIECE):
+            decoder.decode(view[start : start + _PIECE])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def explain(error: Exception) -> tuple[str, str]:

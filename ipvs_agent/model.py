@@ -329,6 +329,13 @@ class Counters(msgspec.Struct, frozen=True, gc=False):
     bytes_out_rate: int = 0
 
 
+class IpvsInfo(msgspec.Struct, frozen=True, gc=False):
+    """What IPVS says of itself."""
+
+    version: tuple[int, int, int]
+    connection_table_size: int
+
+
 class ObservedVirtualServer(msgspec.Struct, frozen=True, gc=False):
     """A virtual server as the kernel has it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -19,6 +20,9 @@ from ipvs_agent.reconcile.settings import Settings
 from ipvs_agent.reconcile.worker import ThreadWorker
 
 logger = logging.getLogger("ipvs_agent")
+
+_LOADING = 1_000_000
+"""What a start loads mostly stays: the garbage collector looks at it when so many objects more have come."""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,6 +41,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the agent; return the exit status."""
+    gc.set_threshold(_LOADING)
     logs.set_up(verbose=arguments.verbose)
     config, without_effect = configuration.read(arguments)
     name = node_name(arguments.node_name, config)

@@ -6,8 +6,7 @@ import argparse
 import contextlib
 import functools
 import sys
-
-import msgspec
+from collections.abc import Iterator
 
 from ipvs_agent.addresses import Family, parse_address
 from ipvs_agent.errors import ConfigError, MissingModule, NotFound
@@ -15,9 +14,9 @@ from ipvs_agent.kernel.api import Ipvs
 from ipvs_agent.kernel.ipvs import NetlinkIpvs
 from ipvs_agent.model import Protocol, VirtualServerKey, address_key, mark_key
 from ipvs_agent.serve import notes as notes_file
-from ipvs_agent.status import RENDERERS, notes
+from ipvs_agent.status import FORMATS, as_json, notes, text
 from ipvs_agent.status.listing import Listing
-from ipvs_agent.status.order import sort_entries
+from ipvs_agent.status.text import Format
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -73,22 +72,16 @@ def run(arguments: argparse.Namespace) -> int:
         key = mark_key(Family.IPV6 if arguments.ipv6 else Family.IPV4, arguments.mark)
     try:
         with contextlib.closing(NetlinkIpvs()) as ipvs:
-            in_full = arguments.output == "json"
-            listing = _all(ipvs, in_full=in_full) if key is None else _one(ipvs, key)
+            is_json = arguments.output == "json"
+            sys.stdout.writelines(_json(ipvs, key) if is_json else _text(ipvs, key, FORMATS["default"]))
     except NotFound:
         print("No such service", file=sys.stderr)
         return 1
     except MissingModule as error:
         print(f"ipvs-agent: {error}", file=sys.stderr)
         return 2
-    if arguments.output and key is None:
-        listing = msgspec.structs.replace(listing, notes=_notes())
-    if arguments.output == "json":
-        sys.stdout.write(RENDERERS["json"](listing))
-        return 0
-    sys.stdout.write(RENDERERS["default"](_as_ipvsadm_sorts(listing)))
     if arguments.output == "wide":
-        sys.stdout.write(notes.render(listing.notes or {}))
+        sys.stdout.write(notes.render(_notes() or {}))
     return 0
 
 
@@ -100,23 +93,27 @@ def _notes() -> notes.Notes | None:
         return None
 
 
-def _as_ipvsadm_sorts(listing: Listing) -> Listing:
-    return msgspec.structs.replace(listing, entries=sort_entries(listing.entries))
-
-
-def _all(ipvs: Ipvs, *, in_full: bool) -> Listing:
-    """Return the whole table; in_full: with what ipvsadm's default listing does not show, at a price."""
+def _text(ipvs: Ipvs, key: VirtualServerKey | None, form: Format) -> Iterator[str]:
+    """Yield a listing of ipvsadm's: of one virtual server, or of all; NotFound before any of it."""
+    if key is not None:
+        return text.render(form, [(ipvs.virtual_server(key), text.block(form, ipvs.real_servers(key)))], None)
     virtual_servers = ipvs.virtual_servers()
-    behind = {} if in_full else dict(ipvs.outline())
-    rest = [key for observed in virtual_servers if (key := observed.virtual_server.key) not in behind]
-    behind.update(zip(rest, ipvs.real_servers_of(rest), strict=True))
-    entries = [(observed, behind[observed.virtual_server.key]) for observed in virtual_servers]
-    info = ipvs.info()
-    return Listing(entries, info.version, info.connection_table_size)
+    blocks = {outlined: text.block(form, behind) for outlined, behind in ipvs.outline()}
+    rest = [one for observed in virtual_servers if (one := observed.virtual_server.key) not in blocks]
+    blocks.update((one, text.block(form, ipvs.real_servers(one))) for one in rest)
+    entries = ((observed, blocks[observed.virtual_server.key]) for observed in virtual_servers)
+    return text.render(form, entries, ipvs.info())
 
 
-def _one(ipvs: Ipvs, key: VirtualServerKey) -> Listing:
-    return Listing([(ipvs.virtual_server(key), ipvs.real_servers(key))])
+def _json(ipvs: Ipvs, key: VirtualServerKey | None) -> Iterator[str]:
+    """Yield a listing as JSON: of one virtual server, or of all with what the agent does not serve."""
+    if key is not None:
+        listing = Listing([(ipvs.virtual_server(key), ipvs.real_servers(key))])
+    else:
+        virtual_servers = ipvs.virtual_servers()
+        behind = ipvs.real_servers_of([observed.virtual_server.key for observed in virtual_servers])
+        listing = Listing(list(zip(virtual_servers, behind, strict=True)), ipvs.info(), _notes())
+    yield as_json.render(listing)
 
 
 def _key(protocol: Protocol, text: str) -> VirtualServerKey:

@@ -18,18 +18,18 @@ import msgspec
 
 from ipvs_agent.addresses import Address, Family
 from ipvs_agent.errors import KernelError
-from ipvs_agent.model import IpSet, ObservedRealServer, ObservedVirtualServer, SetMember, VirtualServerKey
+from ipvs_agent.model import (
+    IpSet,
+    IpvsInfo,
+    ObservedRealServer,
+    ObservedVirtualServer,
+    SetMember,
+    VirtualServerKey,
+)
 from ipvs_agent.operations import IpvsOperation, SetOperation, VipOperation
 
 Outcomes = list[KernelError | None]
 """The answer to a batch: for each operation None, or why it failed."""
-
-
-class IpvsInfo(msgspec.Struct, frozen=True):
-    """What IPVS says of itself."""
-
-    version: tuple[int, int, int]
-    connection_table_size: int
 
 
 class Timeouts(msgspec.Struct, frozen=True):

@@ -9,10 +9,10 @@ from itertools import repeat
 
 from ipvs_agent.errors import KernelError, MissingModule
 from ipvs_agent.kernel import ipvs_outline, ipvs_replies, ipvs_requests
-from ipvs_agent.kernel.api import IpvsInfo, Outcomes, Outlined, SyncDaemon, SyncRole, Timeouts
+from ipvs_agent.kernel.api import Outcomes, Outlined, SyncDaemon, SyncRole, Timeouts
 from ipvs_agent.kernel.ipvs_errors import refused, unpackable
 from ipvs_agent.kernel.netlink import NETLINK_GENERIC, Message, NetlinkSocket, generic_family
-from ipvs_agent.model import ObservedRealServer, ObservedVirtualServer, VirtualServerKey
+from ipvs_agent.model import IpvsInfo, ObservedRealServer, ObservedVirtualServer, VirtualServerKey
 from ipvs_agent.operations import IpvsOperation
 
 _DUMPS = 200

@@ -9,11 +9,12 @@ import socket
 
 from ipvs_agent.addresses import Address, Family
 from ipvs_agent.kernel import ip_vs_h
-from ipvs_agent.kernel.api import IpvsInfo, SyncDaemon, SyncRole, Timeouts
+from ipvs_agent.kernel.api import SyncDaemon, SyncRole, Timeouts
 from ipvs_agent.kernel.replies import ReplyReader, native, number, octets
 from ipvs_agent.model import (
     FULL_NETMASK,
     Counters,
+    IpvsInfo,
     ObservedRealServer,
     ObservedVirtualServer,
     RealServer,

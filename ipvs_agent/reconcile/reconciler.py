@@ -64,6 +64,8 @@ from ipvs_agent.reconcile.worker import Worker
 from ipvs_agent.sources.changes import Change, Kind, Trouble
 from ipvs_agent.sources.store import FIRST, Store
 
+_SETTLED = 10_000
+"""So many objects more have the garbage collector look for garbage, once the agent serves."""
 _ROUND = 500
 """Services that one round compiles; what comes meanwhile waits for no more than that."""
 
@@ -127,6 +129,7 @@ class Reconciler:
         self.start()
         self._go_on_until(lambda: self._keeper.may_remove)
         gc.freeze()  # what a start has loaded mostly stays, and need not be looked through for garbage
+        gc.set_threshold(_SETTLED)
         self._go_on_until(lambda: False)
         self._keeper.rebuilds.release()
 

@@ -1,11 +1,11 @@
-"""Listings of the kernel's table: ipvsadm's as text, and JSON; each format is a module with a function."""
+"""Listings of the kernel's table: ipvsadm's as text, of which each is a module with a format, and JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from ipvs_agent.status import as_json, default
-from ipvs_agent.status.listing import Listing
+from ipvs_agent.status import default
+from ipvs_agent.status.text import Format
 
-RENDERERS: Mapping[str, Callable[[Listing], str]] = {"default": default.render, "json": as_json.render}
-"""How to render a listing, by the name of the format."""
+FORMATS: Mapping[str, Format] = {"default": default.FORMAT}
+"""How the listings of ipvsadm look, by name."""

@@ -93,9 +93,9 @@ def render(listing: Listing) -> str:
     Virtual servers are sorted by family, protocol, address, port and mark.
     """
     ipvs = None
-    if listing.version is not None:
-        version = ".".join(map(str, listing.version))
-        ipvs = _Ipvs(version, listing.connection_table_size)
+    if listing.info is not None:
+        version = ".".join(map(str, listing.info.version))
+        ipvs = _Ipvs(version, listing.info.connection_table_size)
     notes = None
     if listing.notes is not None:
         notes = {str(name): listing.notes[name] for name in sorted(listing.notes)}

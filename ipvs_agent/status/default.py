@@ -9,15 +9,15 @@ from ipvs_agent.model import (
     FULL_NETMASK,
     ForwardingMethod,
     ObservedRealServer,
+    ObservedVirtualServer,
     Protocol,
     ServiceFlags,
-    VirtualServer,
     VirtualServerKey,
     format_endpoint,
     format_netmask,
 )
 from ipvs_agent.schedulers import flag_names
-from ipvs_agent.status.listing import Listing
+from ipvs_agent.status.text import Format
 
 _TITLES = """\
 Prot LocalAddress:Port Scheduler Flags
@@ -33,20 +33,8 @@ _METHODS: Mapping[int, str] = {
 }
 
 
-def render(listing: Listing) -> str:
-    """Render a listing as text."""
-    parts = [_TITLES]
-    if listing.version is not None:
-        major, minor, patch = listing.version
-        size = listing.connection_table_size
-        parts.insert(0, f"IP Virtual Server version {major}.{minor}.{patch} (size={size})\n")
-    for virtual_server, real_servers in listing.entries:
-        parts.append(_virtual_server(virtual_server.virtual_server))
-        parts += map(_real_server, real_servers)
-    return "".join(parts)
-
-
-def _virtual_server(virtual_server: VirtualServer) -> str:
+def _virtual_server(observed: ObservedVirtualServer) -> str:
+    virtual_server = observed.virtual_server
     words = [_name(virtual_server.key), virtual_server.scheduler or "none"]
     names = flag_names(virtual_server.scheduler, virtual_server.flags)
     if names:
@@ -82,3 +70,6 @@ def _real_server(observed: ObservedRealServer) -> str:
         observed.active,
         observed.inactive,
     )
+
+
+FORMAT = Format(_TITLES, _virtual_server, _real_server)

@@ -17,7 +17,6 @@ from typing import TypeVar
 
 from ipvs_agent.addresses import Address
 from ipvs_agent.model import ObservedRealServer, ObservedVirtualServer
-from ipvs_agent.status.listing import Entry
 
 _T = TypeVar("_T")
 _Numbers = tuple[int, ...]
@@ -29,10 +28,12 @@ _words = struct.Struct("!4I").unpack
 _endpoint = operator.attrgetter("real_server.address", "real_server.port")
 
 
-def sort_entries(entries: Iterable[Entry]) -> list[Entry]:
-    """Sort virtual servers by mark, family, protocol, address and port, and the real servers of each."""
-    ordered = [(virtual_server, sort_real_servers(servers)) for virtual_server, servers in entries]
-    return _sort(ordered, [_entry_key(virtual_server) for virtual_server, _servers in ordered])
+def sort_virtual_servers(
+    entries: Iterable[tuple[ObservedVirtualServer, _T]],
+) -> list[tuple[ObservedVirtualServer, _T]]:
+    """Sort virtual servers by mark, family, protocol, address and port; with each goes what is said of it."""
+    entries = list(entries)
+    return _sort(entries, [_entry_key(observed) for observed, _ in entries])
 
 
 def sort_real_servers(servers: Sequence[ObservedRealServer]) -> list[ObservedRealServer]:

@@ -14,13 +14,14 @@ import msgspec
 from ipvs_agent.addresses import Address, Family, family_of, parse_address
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel import ipvs_requests
-from ipvs_agent.kernel.api import IpvsInfo, Outcomes, Outlined, SyncDaemon, SyncRole, Timeouts
+from ipvs_agent.kernel.api import Outcomes, Outlined, SyncDaemon, SyncRole, Timeouts
 from ipvs_agent.kernel.ipvs_errors import refused, unpackable
 from ipvs_agent.kernel.netlink import Refusal, kernel_error
 from ipvs_agent.model import (
     FULL_NETMASK,
     Counters,
     ForwardingMethod,
+    IpvsInfo,
     ObservedRealServer,
     ObservedVirtualServer,
     Protocol,

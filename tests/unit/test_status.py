@@ -11,6 +11,7 @@ import pytest
 from ipvs_agent.addresses import Address, Family, parse_address
 from ipvs_agent.model import (
     ForwardingMethod,
+    IpvsInfo,
     ObservedRealServer,
     ObservedVirtualServer,
     Protocol,
@@ -19,12 +20,11 @@ from ipvs_agent.model import (
     address_key,
     mark_key,
 )
-from ipvs_agent.status import RENDERERS
-from ipvs_agent.status.listing import Listing
-from ipvs_agent.status.order import sort_entries, sort_real_servers
+from ipvs_agent.status import FORMATS, text
+from ipvs_agent.status.order import sort_real_servers, sort_virtual_servers
 
 LISTINGS = Path(__file__).parent / "listings"
-VERSION, SIZE = (1, 2, 1), 4096
+INFO = IpvsInfo((1, 2, 1), 4096)
 
 
 def tcp(address, port):
@@ -77,26 +77,27 @@ ENTRIES = [(ObservedVirtualServer(virtual_server), servers) for virtual_server, 
 
 def line(virtual_server):
     """Return the line of a virtual server in the default listing."""
-    text = RENDERERS["default"](Listing([(ObservedVirtualServer(virtual_server), [])]))
-    return text.splitlines()[-1]
+    return listing((ObservedVirtualServer(virtual_server), [])).splitlines()[-1]
+
+
+def listing(*entries, info=None):
+    """Return the default listing of virtual servers with their real servers."""
+    form = FORMATS["default"]
+    blocks = [(observed, text.block(form, servers)) for observed, servers in entries]
+    return "".join(text.render(form, blocks, info))
 
 
 class TestDefaultListing:
     def test_the_whole_table(self):
-        listing = Listing(sort_entries(ENTRIES), VERSION, SIZE)
-
-        assert (LISTINGS / "Ln.txt").read_text() == RENDERERS["default"](listing)
+        assert (LISTINGS / "Ln.txt").read_text() == listing(*ENTRIES, info=INFO)
 
     def test_a_single_virtual_server_has_no_version_line(self):
-        virtual_server, servers = ENTRIES[1]
-        listing = Listing([(virtual_server, sort_real_servers(servers))])
-
-        assert (LISTINGS / "Ln_t.txt").read_text() == RENDERERS["default"](listing)
+        assert (LISTINGS / "Ln_t.txt").read_text() == listing(ENTRIES[1])
 
     def test_an_empty_table_is_three_lines(self):
         lines = (LISTINGS / "Ln.txt").read_text().splitlines(keepends=True)
 
-        assert "".join(lines[:3]) == RENDERERS["default"](Listing([], VERSION, SIZE))
+        assert "".join(lines[:3]) == listing(info=INFO)
 
     @pytest.mark.parametrize(
         ("expected", "virtual_server"),
@@ -211,4 +212,4 @@ class TestOrder:
         entries = [(ObservedVirtualServer(VirtualServer(key, "rr")), []) for key in keys]
         random.Random(3).shuffle(entries)
 
-        assert keys == [observed.virtual_server.key for observed, _servers in sort_entries(entries)]
+        assert keys == [observed.virtual_server.key for observed, _servers in sort_virtual_servers(entries)]
