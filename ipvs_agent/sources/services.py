@@ -39,18 +39,20 @@ def from_wire(service: wire.Service) -> Put | Removed:
     service_ports = _service_ports(spec, faults)
     external_local = _is_local("spec.externalTrafficPolicy", spec.external_traffic_policy, faults)
     ports = tuple(
-        ServicePort(
-            family,
-            port.protocol,
-            port.name,
-            port.number,
-            port.node_port,
-            cluster_ip,
-            external_ips.get(family, ()),
-            ingress_ips.get(family, ()),
-        )
-        for port in service_ports
-        for family, cluster_ip in cluster_ips.items()
+        [
+            ServicePort(
+                family,
+                port.protocol,
+                port.name,
+                port.number,
+                port.node_port,
+                cluster_ip,
+                external_ips.get(family, ()),
+                ingress_ips.get(family, ()),
+            )
+            for port in service_ports
+            for family, cluster_ip in cluster_ips.items()
+        ]
     )
     return Put(
         Kind.SERVICE,
@@ -68,18 +70,30 @@ def from_wire(service: wire.Service) -> Put | Removed:
                 if external_local and spec.type == "LoadBalancer"
                 else 0
             ),
-            annotations={
-                key: value or ""
-                for key, value in (metadata.annotations or {}).items()
-                if key.startswith(ANNOTATION_PREFIXES)
-            },
+            annotations=_annotations(metadata),
             skipped=identity.skipped(Kind.SERVICE, name, faults),
         ),
     )
 
 
+_NO_ANNOTATIONS: Mapping[str, str] = {}
+"""Shared by all Services that have none of ours, which are most."""
+
+
+def _annotations(metadata: wire.Metadata) -> Mapping[str, str]:
+    ours = {
+        key: value or ""
+        for key, value in (metadata.annotations or {}).items()
+        if key.startswith(ANNOTATION_PREFIXES)
+    }
+    return ours or _NO_ANNOTATIONS
+
+
+_NO_CLUSTER_IP = frozenset({"", "None"})
+
+
 def _is_headless(spec: wire.ServiceSpec) -> bool:
-    return spec.cluster_ip == "None" or all(text in ("", "None") for text in _all_cluster_ips(spec))
+    return spec.cluster_ip == "None" or _NO_CLUSTER_IP.issuperset(_all_cluster_ips(spec))
 
 
 def _all_cluster_ips(spec: wire.ServiceSpec) -> list[str]:
@@ -116,10 +130,16 @@ def _ingress_ips(status: wire.ServiceStatus | None) -> Iterator[tuple[str, str]]
             yield f"status.loadBalancer.ingress[{index}].ip", ingress.ip
 
 
+_NO_ADDRESSES: Mapping[Family, tuple[Address, ...]] = {}
+
+
 def _by_family(
     texts: Iterable[tuple[str, str]], cluster_ips: Mapping[Family, Address], faults: list[Fault]
 ) -> Mapping[Family, tuple[Address, ...]]:
     """Parse addresses, told with their fields, in the families that the Service has."""
+    texts = list(texts)
+    if not texts:
+        return _NO_ADDRESSES
     addresses: dict[Family, dict[Address, None]] = {family: {} for family in cluster_ips}
     for field, text in texts:
         try:
