@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -23,6 +24,8 @@ logger = logging.getLogger("ipvs_agent")
 
 _LOADING = 1_000_000
 """What a start loads mostly stays: the garbage collector looks at it when so many objects more have come."""
+_YIELD = 0.0005
+"""Seconds after which a busy thread lets another one run: the loop must not wait for an audit's worker."""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,6 +45,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     """Run the agent; return the exit status."""
     gc.set_threshold(_LOADING)
+    sys.setswitchinterval(_YIELD)
     logs.set_up(verbose=arguments.verbose)
     config, without_effect = configuration.read(arguments)
     name = node_name(arguments.node_name, config)

@@ -24,10 +24,8 @@ from ipvs_agent.reconcile.achieved import Held
 
 SLICE = 200
 """Virtual servers whose real servers are read in one go."""
-SPREAD = 0.5
-"""The share of the sync period over which the slices of an audit are spread."""
-LONGEST_PAUSE = 1.0
-"""Seconds between two slices, at most."""
+CLOSE_LOOKS = 50
+"""Objects that the loop looks at again in one go, which takes a few system calls for each."""
 IN_FULL = 20
 """Every virtual server has its real servers read in full, and not by the outline, once in so many audits."""
 

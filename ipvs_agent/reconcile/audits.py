@@ -54,7 +54,10 @@ class Audits:
         """Those of the last one that began."""
         self._is_hurried = False
         """Whether another one is to follow the one under way at once."""
+        self._began = 0.0
         self._between_slices = 0.0
+        self._is_resting = False
+        """Whether it waits for its next slice."""
         self._outline: Iterator[Outlined] | None = None
         """What is left of it; None: it has been read."""
         self._unread: dict[VirtualServerKey, None] = {}
@@ -65,7 +68,8 @@ class Audits:
         """Tell whether to start an audit for a task; an urgent one follows the one under way."""
         if task.number != AuditDue.URGENT:
             return task.number == self._number  # or another has come since this one was planned
-        self._is_hurried |= self._is_under_way
+        if self._is_under_way:
+            self._hurry()
         return not self._is_under_way
 
     def start(self, needs: Needs, before: Ground | None) -> None:
@@ -77,9 +81,11 @@ class Audits:
             self._timers.add(self._clock() + _FOUNDATION_WAITS, AuditDue())
             return
         if self._is_under_way:
-            self._is_hurried |= needs != self._needs
+            if needs != self._needs:
+                self._hurry()
             return
         self._needs = needs
+        self._began = self._clock()
         self._is_under_way = self.is_laying = True
         left = None if before is None else self._keeper.left()
 
@@ -95,27 +101,39 @@ class Audits:
 
         self._worker.submit(lay_and_read)
 
+    def _hurry(self) -> None:
+        """Bring the audit under way to its end, and have another one follow."""
+        self._is_hurried = True
+        if self._is_resting:
+            self._timers.add(self._clock(), SliceDue())
+
     def succeed(self) -> None:
         """Take note that the foundation was laid and the tables were read."""
         self.is_laying = False
         self.failures = 0
 
     def read_real_servers(self) -> None:
-        """Have the real servers of all virtual servers read, spread over a part of the sync period.
+        """Have the real servers of all virtual servers read, spread over the sync period.
 
         First by the outline, then in full those that it did not show or cannot judge, and some of the others,
         which are other ones each time.
         """
         keys = list(self._keeper.achieved.virtual_servers)
-        slices = -(-len(keys) // audit.SLICE)
-        self._between_slices = min(audit.LONGEST_PAUSE, audit.SPREAD * self._sync_period / max(1, slices))
         self._outline = self._background.ipvs.outline()
         self._unread = dict.fromkeys(keys)
         self._in_full = keys[self._number % audit.IN_FULL :: audit.IN_FULL]
+        slices = len(keys) // audit.SLICE + len(self._in_full) // audit.SLICE + 2
+        self._between_slices = self._sync_period / slices
         self.read_slice()
+
+    def go_on_after_rest(self) -> None:
+        """Have the next real servers read, unless that was hurried on before."""
+        if self._is_resting:
+            self.read_slice()
 
     def read_slice(self) -> None:
         """Have the next real servers read."""
+        self._is_resting = False
         if self._outline is not None:
             self._worker.submit(self._read_outline)
         elif self._unread:
@@ -150,14 +168,16 @@ class Audits:
             self._outline = None
             self._unread.update(dict.fromkeys(self._in_full))
         if self._outline is not None or self._unread:
-            pause = 0.0 if self._is_hurried else self._between_slices
-            self._timers.add(self._clock() + pause, SliceDue())
+            rest = 0.0 if self._is_hurried else self._between_slices
+            self._is_resting = True
+            self._timers.add(self._clock() + rest, SliceDue())
         else:
             self.end()
 
     def end(self) -> None:
-        """Plan the next one."""
-        self._plan(0.0 if self._is_hurried else self._sync_period)
+        """Plan the next one: a sync period after this one began."""
+        remaining = self._began + self._sync_period - self._clock()
+        self._plan(0.0 if self._is_hurried else max(0.0, remaining))
 
     def fail(self) -> float:
         """Plan another one after one that failed; return the seconds until then."""
@@ -168,6 +188,6 @@ class Audits:
         return delay
 
     def _plan(self, delay: float) -> None:
-        self._is_under_way = self._is_hurried = False
+        self._is_under_way = self._is_hurried = self._is_resting = False
         self._number += 1
         self._timers.add(self._clock() + delay, AuditDue(self._number))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 
+from ipvs_agent.addresses import Address
 from ipvs_agent.desired import sets, split
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.errors import AlreadyExists, KernelError, NotFound, UnknownScheduler
@@ -321,17 +322,14 @@ class Keeper:
         """Make good what others changed, real servers apart."""
         changes = self.achieved.take_changes()
         found = drift.without(found, changes)
-        changed: dict[Key, None] = {
-            thing.address if isinstance(thing, Vip) else thing: None for thing in (*found.lost, *found.extra)
-        }
+        differing = (*found.lost, *found.extra)
+        changed: dict[Key, None] = {thing: None for thing in differing if isinstance(thing, SetMember)}
+        vips = dict.fromkeys(thing.address for thing in differing if isinstance(thing, Vip))
         self.achieved.forget(found.lost)
         self.achieved.discover(found.extra)
         # What is in the ledger and was never made here was made by others while ours waited.
         intruders = (found.suspects & self._waiting) - self.achieved.virtual_servers.keys() - changes
         suspects = sorted(found.suspects - intruders, key=self._rank)
-        changed.update(self._reread_all(suspects[: audit.SLICE]))
-        if later := tuple(suspects[audit.SLICE :]):
-            self._timers.add(self._clock(), SuspectsDue(later))
         for key in found.foreign | intruders:
             if self._exists(key):
                 self._yield_to_others(key)
@@ -341,13 +339,17 @@ class Keeper:
                 self.claims.release(key, FOREIGN, changed)
         self._report.drifted(len(changed))
         self.bring(changed)
+        self.look_again((*suspects, *vips))  # a VIP comes back when its virtual server has
 
-    def look_again(self, suspects: tuple[VirtualServerKey, ...]) -> None:
-        """Make good what others changed of the first of some virtual servers; the others follow."""
-        changed = self._reread_all(suspects[: audit.SLICE])
+    def look_again(self, suspects: Sequence[VirtualServerKey | Address]) -> None:
+        """Make good what others changed of the first of some virtual servers and VIPs; the others follow."""
+        now, later = suspects[: audit.CLOSE_LOOKS], tuple(suspects[audit.CLOSE_LOOKS :])
+        changed: dict[Key, None] = {
+            key: None for key in now if not isinstance(key, VirtualServerKey) or self._reread(key)
+        }
         self._report.drifted(len(changed))
         self.bring(changed)
-        if later := suspects[audit.SLICE :]:
+        if later:
             self._timers.add(self._clock(), SuspectsDue(later))
 
     def _rank(self, key: VirtualServerKey) -> int:
@@ -369,16 +371,11 @@ class Keeper:
         unjudged = [
             key for key, held, found in differing if is_outline and are_alike(audit.outlined(held), found)
         ]
-        changed = self._reread_all(key for key, _, _ in differing if key not in unjudged)
-        self._report.drifted(len(changed))
-        self.bring(changed)
+        self.look_again([key for key, _, _ in differing if key not in unjudged])
         return unjudged
 
-    def _reread_all(self, keys: Iterable[VirtualServerKey]) -> dict[Key, None]:
-        """Read virtual servers again by their keys; return those that are not as they were left."""
-        return {key: None for key in keys if self._reread(key)}
-
     def _reread(self, key: VirtualServerKey) -> bool:
+        """Read a virtual server again by its key; tell whether it is not as it was left."""
         held = self.achieved.virtual_servers.get(key)
         try:
             found = self._kernel.ipvs.virtual_server(key).virtual_server

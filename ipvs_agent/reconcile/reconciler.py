@@ -255,7 +255,7 @@ class Reconciler:
         elif isinstance(task, RampStep):
             self._keeper.take_step(task.key)
         elif isinstance(task, SliceDue):
-            self._audits.read_slice()
+            self._audits.go_on_after_rest()
         elif isinstance(task, SuspectsDue):
             self._keeper.look_again(task.remaining)
         elif self._audits.take(task):

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import msgspec
 
+from ipvs_agent.addresses import Address
 from ipvs_agent.model import VirtualServerKey
 from ipvs_agent.reconcile.claims import Key
 
@@ -40,9 +41,9 @@ class SliceDue(msgspec.Struct, frozen=True):
 
 
 class SuspectsDue(msgspec.Struct, frozen=True):
-    """Read virtual servers again that an audit found otherwise than they were left."""
+    """Look again at virtual servers and VIPs that an audit found otherwise than they were left."""
 
-    remaining: tuple[VirtualServerKey, ...]
+    remaining: tuple[VirtualServerKey | Address, ...]
 
 
 class AddressesDue(msgspec.Struct, frozen=True):

@@ -60,11 +60,13 @@ def test_the_slices_of_an_audit_are_spread_over_time():
 
     bench.pass_time(30)
     assert ([audit.SLICE], []) == (outlined, in_full)
-    bench.pass_time(1.1)
+    bench.pass_time(7)
     assert ([2 * audit.SLICE], []) == (outlined, in_full)
-    bench.pass_time(3)
+    bench.pass_time(22)
 
     assert ([COUNT], [COUNT // audit.IN_FULL]) == (outlined, in_full)
+    bench.pass_time(2)
+    assert [COUNT, audit.SLICE] == outlined  # the next one began a sync period after the first
 
 
 def test_what_the_outline_does_not_say_is_found_within_so_many_audits():
@@ -74,7 +76,7 @@ def test_what_the_outline_does_not_say_is_found_within_so_many_audits():
 
     bench.pass_time(31)
     assert capped in servers(bench, FIRST) + servers(bench, LAST)
-    bench.pass_time(40 * audit.IN_FULL)
+    bench.pass_time(30 * (audit.IN_FULL + 1))
 
     assert capped not in servers(bench, FIRST) + servers(bench, LAST)
 
@@ -86,7 +88,7 @@ def test_caps_of_a_service_are_looked_at_in_every_audit():
     open_again = RealServer(PODS[0].address, PODS[0].port)
     assert [None] == bench.kernel.ipvs.apply([SetRealServer(one, open_again)])
 
-    bench.pass_time(36)
+    bench.pass_time(60)
 
     assert {100} == {server.upper_threshold for server in servers(bench, one)}
 
@@ -102,7 +104,7 @@ def test_an_outline_that_cannot_be_read_has_all_read_in_full():
     lost = [DeleteRealServer(one, PODS[0].address, PODS[0].port) for one in (FIRST, LAST)]
     assert [None, None] == bench.kernel.ipvs.apply(lost)
 
-    bench.pass_time(36)
+    bench.pass_time(60)
 
     assert [2, 2] == [len(servers(bench, one)) for one in (FIRST, LAST)]
 
@@ -121,7 +123,7 @@ def test_what_is_missed_in_the_middle_of_an_audit_has_another_follow_at_once():
     bench.put(endpoint_slice(f"a/s{COUNT - 1:04}", endpoints=PODS[:1])).pass_time(5)
 
     assert "10.96.1.0" in bench.vips()
-    assert [COUNT] == outlined  # that of another audit, since the first one's had begun
+    assert [audit.SLICE] == outlined  # another audit has begun, and has time again
 
 
 def test_real_servers_that_others_removed_come_back_from_every_slice():
@@ -129,7 +131,7 @@ def test_real_servers_that_others_removed_come_back_from_every_slice():
     lost = [DeleteRealServer(one, PODS[0].address, PODS[0].port) for one in (FIRST, LAST)]
     assert [None, None] == bench.kernel.ipvs.apply(lost)
 
-    bench.pass_time(35)
+    bench.pass_time(60)
 
     assert all(len(bench.tables()[str(one)]) == 2 for one in (FIRST, LAST))
 
@@ -280,7 +282,7 @@ def test_after_the_loss_of_a_large_table_what_others_need_comes_first_and_change
     def watch(operations):
         operations = list(operations)
         added.extend(one.virtual_server.key for one in operations if isinstance(one, AddVirtualServer))
-        if len(added) == audit.SLICE:
+        if len(added) == audit.CLOSE_LOOKS:
             bench.reconciler.tell([Put(Kind.SERVICE, NEW[0]), Put(Kind.ENDPOINT_SLICE, NEW[1])])
         return apply(operations)
 
@@ -289,5 +291,27 @@ def test_after_the_loss_of_a_large_table_what_others_need_comes_first_and_change
     bench.pass_time(31)
 
     assert key("10.96.250.10:80") == added[0]
-    assert added.index(NEW_KEY) <= 2 * audit.SLICE
+    assert added.index(NEW_KEY) <= 2 * audit.CLOSE_LOOKS
     assert COUNT + 2 == len(bench.tables()) == len(set(added))
+
+
+def test_after_the_loss_of_many_vips_changes_come_between():
+    bench = large()
+    vips = bench.kernel.vips
+    vips.apply([DeleteVip(address) for address in vips.addresses()])
+    batches = []
+    apply = vips.apply
+
+    def watch(operations):
+        batches.append([one.address for one in operations])
+        if len(batches) == 1:
+            bench.reconciler.tell([Put(Kind.SERVICE, NEW[0]), Put(Kind.ENDPOINT_SLICE, NEW[1])])
+        return apply(operations)
+
+    vips.apply = watch
+
+    bench.pass_time(31)
+
+    assert audit.CLOSE_LOOKS >= max(map(len, batches))
+    assert [NEW_KEY.address] in batches[:3]
+    assert COUNT + 1 == len(vips.addresses())
