@@ -227,7 +227,7 @@ def _marks(facts: Facts) -> Findings:
             yield Finding(
                 Level.WARNING,
                 "packet marks",
-                f"changed by a rule that is not ours, before IPVS reads them: `{tool} {writers[0]}`"
+                f"changed by a rule that is not ours, before they have done their work: `{tool} {writers[0]}`"
                 f"{_and_more(writers, 1)}; so with externalTrafficPolicy Local clients inside the cluster may"
                 " get endpoints of this node alone, and clients outside any where this node has none",
                 "have whatever writes these rules leave out packets to the addresses of Services, if it can",

@@ -1,9 +1,13 @@
-"""Rules of others that change a packet's mark after we have written it and before IPVS reads it.
+"""Rules of others that change a packet's mark before it has done its work.
 
 IPVS compares the whole mark: one bit more or less, and it does not find the virtual server by mark. Between
 writing and reading come the rest of mangle INPUT, filter INPUT and security INPUT; nat INPUT comes after. For
-the node's own packets it is the rest of mangle OUTPUT: nat OUTPUT begins with our rules. Whether one of our
-packets would reach such a rule, or match it, cannot be told from the text: each counts.
+the node's own packets it is the rest of mangle OUTPUT: nat OUTPUT begins with our rules.
+
+What IPVS sends on passes all of OUTPUT, once more or for the first time, and our last rule, in mangle
+POSTROUTING, still needs the tag: there only who writes bits of the tag counts.
+
+Whether one of our packets would reach such a rule, or match it, cannot be told from the text: each counts.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ipvs_agent.desired.sets import PREFIX
 from ipvs_agent.desired.shim import parse
+from ipvs_agent.desired.split import TAG_MASK
 
 _AFTER = (
     ("mangle", "INPUT", f"{PREFIX}-INPUT"),
@@ -22,6 +27,14 @@ _AFTER = (
     ("mangle", "OUTPUT", f"{PREFIX}-OUTPUT"),
 )
 """Table, chain, and the jump behind which rules count; None: all of them."""
+_SENT_ON = (
+    ("raw", "OUTPUT", None),
+    ("mangle", "OUTPUT", None),
+    ("filter", "OUTPUT", None),
+    ("security", "OUTPUT", None),
+    ("mangle", "POSTROUTING", f"{PREFIX}-POSTROUTING"),
+)
+"""Table, chain, and the jump before which rules count; None: all of them."""
 
 # Their arguments may be any text, "-j" too.
 _TEXT_OPTIONS = {"--comment", "--string"}
@@ -32,6 +45,8 @@ _WRITERS: Mapping[str, str | None] = {
     "CONNMARK": "--restore-mark",
     "SET": "--map-mark",
 }
+
+_ALL = 0xFFFFFFFF
 
 _Chains = Mapping[str, Sequence[str]]
 
@@ -45,13 +60,25 @@ def foreign_mark_writers(saved: str) -> list[str]:
     found: list[str] = []
     for table, chain, jump in _AFTER:
         chains = tables.get(table, {})
-        found += [f"-t {table} {rule}" for rule in _writers(chains, chain, jump)]
-    return found
+        rules = _writers(chains, chain, _behind(chains.get(chain, ()), jump))
+        found += [f"-t {table} -A {name} {rule}" for name, rule in rules]
+    return list(dict.fromkeys([*found, *foreign_tag_writers(saved)]))
 
 
-def _writers(chains: _Chains, start: str, jump: str | None) -> Iterator[str]:
-    """Yield the rules that write marks in a chain and those that it leads to, each chain once."""
-    waiting = [(start, _behind(chains.get(start, ()), jump))]
+def foreign_tag_writers(saved: str) -> list[str]:
+    """Return those that may spoil the tag of a mark after IPVS has read it: no such mark must be written."""
+    tables = parse(saved)
+    found: list[str] = []
+    for table, chain, jump in _SENT_ON:
+        chains = tables.get(table, {})
+        rules = _writers(chains, chain, _before(chains.get(chain, ()), jump))
+        found += [f"-t {table} -A {name} {rule}" for name, rule in rules if _written(rule) & TAG_MASK]
+    return list(dict.fromkeys(found))
+
+
+def _writers(chains: _Chains, start: str, rules: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the rules that write marks, and their chains: of some, and of the chains that they lead to."""
+    waiting = [(start, rules)]
     seen = {start}
     while waiting:
         chain, rules = waiting.pop()
@@ -65,7 +92,7 @@ def _writers(chains: _Chains, start: str, jump: str | None) -> Iterator[str]:
             elif target in _WRITERS:
                 option = _WRITERS[target]
                 if option is None or option in words:
-                    yield f"-A {chain} {rule}"
+                    yield chain, rule
 
 
 def _behind(rules: Sequence[str], jump: str | None) -> Sequence[str]:
@@ -73,6 +100,29 @@ def _behind(rules: Sequence[str], jump: str | None) -> Sequence[str]:
         return rules
     places = [place for place, rule in enumerate(rules) if _target(_words(rule)) == jump]
     return rules[places[0] + 1 :] if places else ()
+
+
+def _before(rules: Sequence[str], jump: str | None) -> Sequence[str]:
+    places = [place for place, rule in enumerate(rules) if _target(_words(rule)) == jump]
+    return rules[: places[0]] if places else rules
+
+
+def _written(rule: str) -> int:
+    """Return the bits of the mark that a rule may change; all of them where it does not say."""
+    words = dict(itertools.pairwise(_words(rule)))
+    if "--set-xmark" in words:
+        value, _, mask = words["--set-xmark"].partition("/")
+        return _number(value) | _number(mask)
+    if "--nfmask" in words:
+        return _number(words["--nfmask"]) | _number(words.get("--ctmask", ""))
+    return _ALL
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        return _ALL
 
 
 def _target(words: Sequence[str]) -> str:

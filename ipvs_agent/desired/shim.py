@@ -22,7 +22,7 @@ import msgspec
 from ipvs_agent.addresses import Family, Network, family_of
 from ipvs_agent.desired import sets
 from ipvs_agent.desired.sets import PREFIX, Purpose, set_name
-from ipvs_agent.desired.split import TAG, TAG_MASK
+from ipvs_agent.desired.split import OF_OTHERS, TAG, TAG_MASK
 
 Rules = Mapping[str, tuple[str, ...]]
 """Rules by chain, without "-A CHAIN"."""
@@ -61,6 +61,9 @@ class Masquerade(msgspec.Struct, frozen=True):
     the whole cluster do not say so, nor does the Node's podCIDRs where a CNI has its own idea of them."""
     random_fully: bool = False
     """Whether the node's iptables knows --random-fully."""
+    writes_marks: bool = True
+    """Whether clients inside the cluster get the marks of virtual servers: not where rules of others would
+    change them before they have done their work."""
 
     def inside(self, family: Family) -> list[str]:
         """Return the matches for clients inside the cluster; none where nobody said how to know them."""
@@ -112,10 +115,14 @@ def _nat(family: Family, masquerade: Masquerade) -> Rules:
     mark = f"-j MARK --set-xmark {bit}/{bit}"
     masquerading = "-j MASQUERADE" + (" --random-fully" if masquerade.random_fully else "")
     off_cluster = [""] if masquerade.everything else [f"! {match} " for match in masquerade.inside(family)]
+    # Whom a mark would have masqueraded.
+    by_address = not masquerade.writes_marks and not masquerade.knows_node
+    unmarked = masquerade.inside(family) if by_address else []
     return {
         f"{PREFIX}-PREROUTING": (
             *(f"{match}{_to(Purpose.CLUSTER, family)} {mark}" for match in off_cluster),
             f"{external} {mark}",
+            *(f"{match} {_to(Purpose.MARKS, family)} {mark}" for match in unmarked),
             f"{services} -j ACCEPT",  # or a CNI's hostPort could take the flow away (k/k#61938)
         ),
         f"{PREFIX}-OUTPUT": (
@@ -137,13 +144,16 @@ def _mangle(family: Family, masquerade: Masquerade) -> Rules:
     to_mark = f"-j SET --map-set {set_name(Purpose.MARKS, family)} dst,dst --map-mark"
     # Answers to pods of other nodes would not pass this one.
     of_node_alone = "-m addrtype --src-type LOCAL " if masquerade.knows_node else ""
-    masquerading = f"{of_node_alone}-j MARK --set-xmark {1 << masquerade.bit:#x}/0xffffffff"
+    bit = 1 << masquerade.bit
+    ours = 0xFFFFFFFF ^ OF_OTHERS
+    masquerading = f"{of_node_alone}-j MARK --set-xmark {bit:#x}/{ours | bit:#x}"
+    inside = masquerade.inside(family) if masquerade.writes_marks else []
     return {
-        f"{PREFIX}-INPUT": tuple(f"{match} {to_mark}" for match in masquerade.inside(family)),
-        f"{PREFIX}-OUTPUT": (_not_allowed(family), to_mark),
+        f"{PREFIX}-INPUT": tuple(f"{match} {to_mark}" for match in inside),
+        f"{PREFIX}-OUTPUT": (_not_allowed(family), *([to_mark] if masquerade.writes_marks else [])),
         f"{PREFIX}-POSTROUTING": (
             f"{_IS_SPLIT} {_IS_NEW} {masquerading}",
-            f"{_IS_SPLIT} -j MARK --set-xmark 0x0/0xffffffff",
+            f"{_IS_SPLIT} -j MARK --set-xmark 0x0/{ours:#x}",
         ),
     }
 

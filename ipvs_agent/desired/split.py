@@ -6,15 +6,18 @@ endpoints of the whole cluster. IPVS compares the whole mark, so ours is written
 the mangle table does before IPVS takes the packet.
 
 A mark is made of an index in its upper 16 bits and of a tag in its lower 14, which tells ours from others';
-bits 14 and 15 stay free, since kube-proxy and the kubelet use them by default.
+bits 14 and 15 stay free, since kube-proxy and the kubelet use them by default, and so do bits 8 to 11: Cilium
+writes them in filter OUTPUT, which what IPVS sends on passes before the tag has done its work.
 """
 
 from __future__ import annotations
 
 from ipvs_agent.model import Protocol, VirtualServerKey
 
-TAG = 0x1351
-TAG_MASK = 0x3FFF
+TAG = 0x1051
+TAG_MASK = 0x30FF
+OF_OTHERS = 0x0F00
+"""What others may write between IPVS and our last rule."""
 INDICES = range(1, 0x8000)
 """What tells the marks of one transport protocol apart."""
 

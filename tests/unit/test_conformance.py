@@ -31,11 +31,11 @@ IPVSADM = """\
 -A -u [fd00:10:96::31]:53 -s rr
 -A --sctp-service 198.18.0.3:30061 -s rr
 -a --sctp-service 198.18.0.3:30061 -r 10.244.1.11:9090 -m -w 1
--A -f 201553 -s rr
--a -f 201553 -r 10.244.2.13:9090 -m -w 1
--A -f 201553 -6 -s rr
+-A -f 200785 -s rr
+-a -f 200785 -r 10.244.2.13:9090 -m -w 1
+-A -f 200785 -6 -s rr
 """
-MARKS = "add IPVS-AGENT-4-MARKS 198.18.0.3,sctp:30061 skbmark 0x31351/0xffffffff"
+MARKS = "add IPVS-AGENT-4-MARKS 198.18.0.3,sctp:30061 skbmark 0x31051/0xffffffff"
 
 
 class TestTables:

@@ -29,6 +29,31 @@ def kernel():
     return FakeKernel()
 
 
+class TestRulesThatSpoilMarks:
+    """What others write into the marks of packets, so that clients inside cannot be told for certain."""
+
+    FILTER = "*filter\n:{chain} ACCEPT [0:0]\n-A {chain} -j MARK --set-xmark {mark}\nCOMMIT\n"
+    TO_MARK = "-j SET --map-set IPVS-AGENT-4-MARKS dst,dst --map-mark"
+
+    @pytest.mark.parametrize(
+        ("chain", "mark", "undivided", "count"),
+        [
+            pytest.param("FORWARD", "0x1/0xff", frozenset(), 2, id="not on the way"),
+            pytest.param("OUTPUT", "0xc00/0xf00", frozenset(), 2, id="bits that are not ours"),
+            pytest.param("INPUT", "0x100000/0x100000", IPV4, 2, id="before IPVS reads them"),
+            pytest.param("OUTPUT", "0x1/0xff", IPV4, 0, id="after that: none is written"),
+        ],
+    )
+    def test_what_becomes_of_it(self, kernel, chain, mark, undivided, count):
+        kernel.iptables.restore(Family.IPV4, self.FILTER.format(chain=chain, mark=mark))
+
+        ground = foundation.lay(kernel, INSIDE)
+
+        assert undivided == ground.undivided
+        assert count == kernel.iptables.save(Family.IPV4).count(self.TO_MARK)
+        assert () == foundation.lay(kernel, INSIDE, ground).written
+
+
 class TestDrafts:
     """Sets that were to take the place of smaller ones, of an agent that was killed at that."""
 

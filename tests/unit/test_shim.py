@@ -153,13 +153,13 @@ def test_a_rule_of_others_that_only_counts_is_no_obstacle():
         pytest.param(
             shim.Masquerade(cluster_networks=CLUSTER),
             "-s 10.244.0.0/16",
-            "-m conntrack --ctstate NEW -j MARK --set-xmark 0x4000/0xffffffff",
+            "-m conntrack --ctstate NEW -j MARK --set-xmark 0x4000/0xfffff0ff",
             id="by the cluster's network all are masqueraded behind a mark",
         ),
         pytest.param(
             shim.Masquerade(cluster_interface="cni0", knows_node=True, bit=20),
             "-i cni0",
-            "-m conntrack --ctstate NEW -m addrtype --src-type LOCAL -j MARK --set-xmark 0x100000/0xffffffff",
+            "-m conntrack --ctstate NEW -m addrtype --src-type LOCAL -j MARK --set-xmark 0x100000/0xfffff0ff",
             id="by an interface of this node's pods only the node is",
         ),
     ],
@@ -170,6 +170,39 @@ def test_clients_inside_get_marks_and_are_masqueraded_where_their_answers_might_
     chains = {table.name: table for table in shim.tables(Family.IPV4, masquerade)}["mangle"].rules
 
     assert (f"{inside} -j SET --map-set IPVS-AGENT-4-MARKS dst,dst --map-mark",) == chains["IPVS-AGENT-INPUT"]
-    assert [f"-m mark --mark 0x1351/0x3fff {rule}"] == [
+    assert [f"-m mark --mark 0x1051/0x30ff {rule}"] == [
         line for line in chains["IPVS-AGENT-POSTROUTING"] if "0x0/" not in line
     ]
+
+
+@pytest.mark.parametrize("bit", [8, 11])
+def test_a_bit_that_others_write_too_is_set_all_the_same(bit):
+    mangle = {table.name: table for table in shim.tables(Family.IPV4, shim.Masquerade(bit=bit))}["mangle"]
+
+    masks = [int(rule.rpartition("/")[2], 16) for rule in mangle.rules["IPVS-AGENT-POSTROUTING"]]
+
+    assert [True, False] == [bool(mask & 1 << bit) for mask in masks]
+
+
+@pytest.mark.parametrize(
+    ("masquerade", "expected"),
+    [
+        pytest.param(
+            shim.Masquerade(cluster_networks=CLUSTER, writes_marks=False),
+            ["nat IPVS-AGENT-PREROUTING -s 10.244.0.0/16"],
+            id="pods of other nodes are masqueraded at once",
+        ),
+        pytest.param(
+            shim.Masquerade(cluster_interface="cni0", knows_node=True, writes_marks=False),
+            [],
+            id="answers to pods of this node pass it anyway",
+        ),
+    ],
+)
+def test_where_marks_would_be_spoilt_none_is_written(masquerade, expected):
+    found = [rule for rule in rules(Family.IPV4, masquerade) if "IPVS-AGENT-4-MARKS" in rule]
+
+    assert [
+        f"{rule} -m set --match-set IPVS-AGENT-4-MARKS dst,dst -j MARK --set-xmark 0x4000/0x4000"
+        for rule in expected
+    ] == found

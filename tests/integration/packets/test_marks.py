@@ -23,14 +23,16 @@ pytestmark = pytest.mark.long
 
 ONE_LOCAL, NONE_LOCAL = Stock(1), Stock(2)
 TOOLS = {4: "iptables", 6: "ip6tables"}
-# Each would spoil the mark. None sets the bit that says "masquerade", and those in OUTPUT leave the lower
-# half alone, as CNIs do: what IPVS sends on passes them once more, and there our tag is still needed.
+# Each would spoil the mark. None sets the bit that says "masquerade", and those in OUTPUT leave the tag
+# alone, as CNIs do: what IPVS sends on passes them once more, and there our tag is still needed.
 BEFORE_US = (
     ("raw", "PREROUTING", "0xffffbfff/0xffffffff"),
     ("mangle", "PREROUTING", "0x1/0x1"),
     ("mangle", "INPUT", "0x10000/0xffff0000"),
     ("raw", "OUTPUT", "0x0/0xf0000"),
     ("mangle", "OUTPUT", "0xabcd0000/0xffff0000"),
+    ("filter", "OUTPUT", "0xc00/0xf00"),  # Cilium's "host->any mark as from host"
+    ("mangle", "POSTROUTING", "0x0/0xf0000"),
 )
 FOREIGN = "0x12340678"
 INSIDE = ("a", "c", "node")
@@ -148,6 +150,28 @@ def test_where_the_filter_writes_marks_the_address_serves_all_as_far_as_none_is_
     # The node's own packets do not pass the filter's INPUT.
     for who, names in (("a", {"a"}), ("c", {"a"}), ("node", {"a", "c"}), ("client", {"a"})):
         assert everybody_reaches(ONE_LOCAL, who, names)
+
+
+@families
+@pytest.mark.parametrize(
+    ("table", "chain"), [("raw", "OUTPUT"), ("filter", "OUTPUT"), ("mangle", "POSTROUTING")]
+)
+def test_where_the_tag_would_be_spoilt_everybody_is_served_by_the_address(
+    node, lab, family, rules, table, chain
+):
+    rules(table, chain, "-j MARK --set-xmark 0x1/0xff")
+
+    def is_right(who, protocol, stock, names):
+        return all(
+            names == pods(node, client(lab, who), protocol, address, port, names, at_least=4)
+            for address, port in stock.ways_in(lab, family)
+        )
+
+    for who in (*INSIDE, "client"):
+        node.wait_for(lambda who=who: is_right(who, talk.TCP, ONE_LOCAL, {"a"}))
+    for who in INSIDE:
+        for protocol in (talk.TCP, talk.UDP):
+            assert is_right(who, protocol, NONE_LOCAL, {"c"})
 
 
 @families
