@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from ipvs_agent.addresses import Address, Network
@@ -19,7 +21,7 @@ class Settings(msgspec.Struct, frozen=True):
     scheduler: Choice = Choice("rr", 0)
     """For Services that ask for no other."""
     node_port_networks: tuple[Network, ...] = ()
-    """NodePorts are served on the node's addresses in these networks; none: on all."""
+    """NodePorts are served on the node's addresses in these networks; none of a family: on all of it."""
     node_port_primary: bool = False
     """NodePorts are served on the addresses of the Node object alone."""
     sync_period: float = 30.0
@@ -62,8 +64,7 @@ def node_view(
         primary = {len(address): address for address in reversed(node.addresses)} if node else {}
         chosen = own & frozenset(primary.values())
     elif settings.node_port_networks:
-        networks = settings.node_port_networks
-        chosen = frozenset(address for address in own if any(address in network for network in networks))
+        chosen = _chosen(settings.node_port_networks, own)
     return NodeView(
         name=settings.node_name,
         scheduler=settings.scheduler,
@@ -77,6 +78,16 @@ def node_view(
         api_servers=api_servers,
         families=ground.families,
         undivided=ground.undivided,
+    )
+
+
+def _chosen(networks: Collection[Network], own: frozenset[Address]) -> frozenset[Address]:
+    """Return the addresses in some networks, and those of a family that none of them names."""
+    named = {len(network.address) for network in networks}
+    return frozenset(
+        address
+        for address in own
+        if len(address) not in named or any(address in network for network in networks)
     )
 
 

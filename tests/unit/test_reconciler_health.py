@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from ipvs_agent.addresses import parse_network
 from ipvs_agent.errors import KernelError
@@ -10,7 +11,12 @@ from ipvs_agent.model import ObjectName, VirtualServer
 from ipvs_agent.operations import AddVip, AddVirtualServer
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.testing.builders import address, endpoint_slice, key, port, service
-from tests.unit.benches import A, C, balanced, refuse, serving
+from ipvs_agent.testing.fake_kernel import FakeKernel
+from tests.unit.benches import INSIDE, A, C, balanced, refuse, serving
+from tests.unit.test_reconciler import Bench
+
+V4, OTHER_V4 = "192.0.2.1", "203.0.113.1"
+V6, OTHER_V6 = "2001:db8::1", "2001:db8:1::1"
 
 
 class Board:
@@ -62,6 +68,28 @@ class TestHealth:
 
         assert everywhere.addresses is None
         assert (address("192.0.2.1"),) == chosen.addresses
+
+    @pytest.mark.parametrize(
+        ("texts", "expected"),
+        [
+            pytest.param(["192.0.2.0/24"], {V4, V6, OTHER_V6}, id="IPv4 alone says nothing of IPv6"),
+            pytest.param(["2001:db8::/64"], {V4, OTHER_V4, V6}, id="IPv6 alone says nothing of IPv4"),
+            pytest.param(["192.0.2.0/24", "2001:db8::/64"], {V4, V6}, id="both"),
+            pytest.param(["10.0.0.0/8", "2001:db8::/64"], {V6}, id="none of the node's in IPv4"),
+        ],
+    )
+    def test_a_family_of_which_no_network_is_named_is_served_everywhere(self, texts, expected):
+        kernel = FakeKernel()
+        kernel.node_addresses.assign("eth0", [V4, OTHER_V4, V6, OTHER_V6])
+        asked = {"node_port_networks": tuple(map(parse_network, texts)), "needs": INSIDE}
+        board = Board()
+        bench = Bench(kernel, outlets=Outlets(board), **asked)
+        bench.put(service("shop/web", port(node_port=30080), port("fd00:96::80", node_port=30080))).list_all()
+
+        assert {address(text) for text in expected} == set(board.addresses)
+        assert {f"-t [{text}]:30080" if ":" in text else f"-t {text}:30080" for text in expected} == {
+            served for served in bench.tables() if served.endswith(":30080")
+        }
 
 
 class TestHealthy:

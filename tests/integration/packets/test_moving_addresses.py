@@ -16,14 +16,19 @@ BRIDGE = {4: "10.244.1.1", 6: "fd00:10:244:1::1"}
 CHOSEN = "nodePortAddresses: [192.0.2.48/28, '2001:db8::40/122']\n"
 
 
-@pytest.fixture(scope="module", params=["", CHOSEN], ids=["all addresses", "CIDRs"])
+CHOSEN_IPV4 = "nodePortAddresses: [192.0.2.48/28]\n"
+
+
+@pytest.fixture(
+    scope="module", params=["", CHOSEN, CHOSEN_IPV4], ids=["all addresses", "CIDRs", "CIDR of IPv4"]
+)
 def node(request, lab, tmp_path_factory):
     fields = request.param + "ipvs: {syncPeriod: 1h}\n"
     objects = [node_object(lab), *WEB.objects(lab, lab.pods)]
     with configured(lab, tmp_path_factory.mktemp("node"), fields, *objects) as node:
         for family in (4, 6):
             node.wait_for_answer(lab.client, talk.TCP, WEB.balancer(family), 80)
-        node.is_choosing = bool(request.param)
+        node.choosing = {"": (), CHOSEN: (4, 6), CHOSEN_IPV4: (4,)}[request.param]
         yield node
 
 
@@ -63,9 +68,9 @@ def test_an_address_of_an_interface_that_goes(node, lab, family):
 def test_which_addresses_are_chosen(node, lab, family):
     lan = lab.node.ipv4 if family == 4 else lab.node.ipv6
     for address in (lan, BRIDGE[family]):
-        assert is_served(node, address) is not node.is_choosing
+        assert is_served(node, address) is (family not in node.choosing)
         asked = (node, client(lab, "a"), talk.TCP, address, WEB.node_port)
-        if node.is_choosing:
+        if family in node.choosing:
             assert is_refused(*asked)
         else:
             assert ask(*asked).name in "abc"
