@@ -40,11 +40,12 @@ def _pod_networks(spec: wire.NodeSpec, faults: list[Fault]) -> tuple[Network, ..
 
 
 def _node_addresses(status: wire.NodeStatus, faults: list[Fault]) -> tuple[Address, ...]:
-    addresses: dict[Address, None] = {}
+    """Return the node's addresses, those first by which the cluster knows it."""
+    found: dict[str, dict[Address, None]] = {"InternalIP": {}, "ExternalIP": {}}
     for index, entry in enumerate(status.addresses or ()):
-        if entry.type in ("InternalIP", "ExternalIP"):
+        if entry.type in found:
             try:
-                addresses[checks.fit_address(entry.address or "")] = None
+                found[entry.type][checks.fit_address(entry.address or "")] = None
             except ValueError as error:
                 faults.append((f"status.addresses[{index}].address", str(error)))
-    return tuple(addresses)
+    return tuple({**found["InternalIP"], **found["ExternalIP"]})

@@ -8,7 +8,7 @@ import random
 import msgspec
 import pytest
 
-from ipvs_agent.addresses import Family, parse_address, parse_network
+from ipvs_agent.addresses import Family, format_address, parse_address, parse_network
 from ipvs_agent.model import Endpoint, EndpointSlice, Node, ObjectName, Protocol, Service, ServicePort
 from ipvs_agent.sources.changes import Kind, Put, Rejected, Removed
 from ipvs_agent.sources.decode import decode
@@ -640,6 +640,19 @@ class TestNode:
         )
 
         assert Put(Kind.NODE, expected) == decoded(Kind.NODE, document)
+
+    @pytest.mark.parametrize("is_external_first", [False, True])
+    def test_internal_addresses_come_before_external_ones(self, is_external_first):
+        entries = [
+            {"type": "InternalIP", "address": "192.0.2.1"},
+            {"type": "InternalIP", "address": "2001:db8::1"},
+            {"type": "ExternalIP", "address": "203.0.113.50"},
+        ]
+        entries.sort(key=lambda entry: (entry["type"] == "InternalIP") is is_external_first)
+
+        got = put(Kind.NODE, {"metadata": {"name": "node-1"}, "status": {"addresses": entries}})
+
+        assert ("192.0.2.1", "2001:db8::1", "203.0.113.50") == tuple(map(format_address, got.addresses))
 
     def test_parts_that_are_left_out(self):
         document = {
