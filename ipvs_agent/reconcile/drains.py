@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from ipvs_agent.desired import sets
+from ipvs_agent.desired import sets, split
+from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import RealServerKey, VirtualServerKey, mark_key
@@ -74,6 +75,22 @@ class Drains:
                 keeps_mark = all(self._claims.owner(mark) in (None, LINGERING) for mark in marks)
                 frontend = drain.lingering(held, self._achieved, limit=limit, keeps_mark=keeps_mark)
                 keys.update(self._claims.claim_for_nobody(key, LINGERING, frontend))
+
+    def recall_ways_in(self) -> None:
+        """Take note of where addresses of an agent before this one may lead; the kernel does not say."""
+        marks = [key for key in self._achieved.virtual_servers if split.is_ours(key)]
+        unwanted = [mark for mark in marks if self._claims.owner(mark) is None]
+        for key in self._achieved.virtual_servers:
+            if key.mark or sets.port_member(Purpose.CLUSTER, key) in self._achieved.members:
+                continue
+            is_lost = self._claims.owner(key) is None and self._achieved.marking(key) is None
+            ways = {
+                mark
+                for mark in (marks if is_lost else unwanted)
+                if mark.family is key.family and split.is_for(mark, key.protocol)
+            }
+            if ways:
+                self._ways_in[key] = ways
 
     def remember_ways_in(self, operations: Iterable[Operation]) -> None:
         """Take note of addresses that lose a mark, and of marks that have lost their virtual server."""

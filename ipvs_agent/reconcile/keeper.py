@@ -133,6 +133,12 @@ class Keeper:
             and operation.virtual_server.key.protocol == Protocol.UDP
         )
 
+    def begin_to_remove(self) -> None:
+        """Bring all objects to what is claimed now, and from now on remove what nobody claims."""
+        self.may_remove = True
+        self._drains.recall_ways_in()
+        self.bring(dict.fromkeys((*self.claims.keys(), *self.achieved.keys())))
+
     def _welcome_outside(self, keys: dict[Key, None]) -> None:
         """Add what an earlier agent wrote to keep clients outside from addresses that have endpoints now."""
         for key in list(keys):

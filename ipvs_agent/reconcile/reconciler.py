@@ -294,8 +294,7 @@ class Reconciler:
     def _prune(self) -> None:
         """From now on remove what nobody wants, beginning with what earlier agents left."""
         keeper = self._keeper
-        keeper.may_remove = True
-        keeper.bring(dict.fromkeys((*keeper.claims.keys(), *keeper.achieved.keys())))
+        keeper.begin_to_remove()
         achieved = keeper.achieved
         self._marks.adopt(())  # those of Services that are gone may be given again
         self._stages.end("kernel")

@@ -128,6 +128,28 @@ class TestAnAddressThatLeavesItsService:
 
         assert LB not in bench.vips()
 
+    def test_it_stays_over_a_restart(self):
+        bench = self.bench().put(self.AFTER).pass_time(5)
+        bench = restart(bench, self.AFTER, endpoint_slice(endpoints=[C])).list_all().pass_time(60)
+        assert LB in bench.vips()
+        (by_mark,) = by_marks(bench)
+        connect(bench, by_mark, C, active=0)
+        bench.pass_time(60)
+
+        assert LB not in bench.vips()
+
+    def test_it_stays_though_it_left_while_no_agent_ran(self):
+        bench = restart(self.bench(), self.AFTER, endpoint_slice(endpoints=[C])).list_all().pass_time(60)
+
+        assert LB in bench.vips()
+
+    def test_a_cluster_ip_never_led_to_a_mark_and_goes_at_a_restart(self):
+        gone = service("shop/gone", port("10.96.0.90"))
+        bench = self.bench().put(gone)
+        bench = restart(bench, self.BEFORE, endpoint_slice(endpoints=[C])).list_all().pass_time(1)
+
+        assert {"10.96.0.80", LB, OTHER} == bench.vips()
+
     def test_it_stays_too_when_the_service_goes_a_moment_later(self):
         bench = self.bench().put(self.AFTER).remove(self.AFTER).pass_time(5)
 
@@ -145,6 +167,7 @@ class TestAPolicyThatChanges:
     """From Local to Cluster, with a connection behind the mark."""
 
     CLUSTER = msgspec.structs.replace(balanced(), external_local=False)
+    WITHOUT = msgspec.structs.replace(balanced(load_balancer_ips=[]), external_local=False)
 
     def bench(self):
         bench = serving(balanced(), C)
@@ -154,13 +177,36 @@ class TestAPolicyThatChanges:
 
     def test_the_address_stays_when_it_leaves_the_service_later(self):
         bench = self.bench()
-        bench.put(msgspec.structs.replace(balanced(load_balancer_ips=[]), external_local=False)).pass_time(20)
+        bench.put(self.WITHOUT).pass_time(20)
+
+        assert LB in bench.vips()
+
+    def test_so_it_does_over_a_restart_before_that(self):
+        bench = restart(self.bench(), self.CLUSTER, endpoint_slice(endpoints=[C])).list_all().pass_time(5)
+        bench.put(self.WITHOUT).pass_time(20)
+        assert LB in bench.vips()
+        (by_mark,) = by_marks(bench)
+        connect(bench, by_mark, C, active=0)
+        bench.pass_time(60)
+
+        assert LB not in bench.vips()
+
+    def test_and_over_one_after_it(self):
+        bench = self.bench().put(self.WITHOUT).pass_time(5)
+        bench = restart(bench, self.WITHOUT, endpoint_slice(endpoints=[C])).list_all().pass_time(20)
 
         assert LB in bench.vips()
 
     def test_and_back_again_it_stays_for_the_first_mark_when_the_service_goes(self):
         bench = self.bench().put(balanced()).pass_time(20)
         assert 2 == len(by_marks(bench))
+        bench.remove(balanced()).pass_time(20)
+
+        assert LB in bench.vips()
+
+    def test_there_and_back_over_a_restart_too(self):
+        bench = self.bench().put(balanced()).pass_time(20)
+        bench = restart(bench, balanced(), endpoint_slice(endpoints=[C])).list_all().pass_time(5)
         bench.remove(balanced()).pass_time(20)
 
         assert LB in bench.vips()
