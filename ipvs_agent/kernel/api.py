@@ -235,7 +235,7 @@ class FlowMatch(msgspec.Struct, frozen=True):
     reply_source: Address | None = None
     """The address that answers."""
     spared: frozenset[Address] = frozenset()
-    """Flows that one of these answers are left alone."""
+    """Flows that one of these answers are left alone, unless NAT has led them there: they never pass IPVS."""
 
 
 class Conntrack(Protocol):

@@ -27,6 +27,7 @@ _HEADER = struct.Struct("=BBH")  # struct nfgenmsg: family, version, resource
 # CTA_* of linux/netfilter/nfnetlink_conntrack.h: of a flow,
 _ORIGINAL = 1
 _REPLY = 2
+_STATUS = 3
 _ID = 12
 # of each of its directions,
 _IP = 1
@@ -37,6 +38,8 @@ _IPV6_SOURCE, _IPV6_DESTINATION = 3, 4
 # and of their ports.
 _PROTOCOL = 1
 _DESTINATION_PORT = 3
+
+_LED_BY_NAT = 1 << 5  # IPS_DST_NAT; IPVS alters who answers without it
 
 _Flow = tuple[int, bytes | None, bytes | None, bytes | None]
 """Protocol, destination, its port in network order and who answers; None: does not matter."""
@@ -53,6 +56,7 @@ class NetlinkConntrack:
             octets((_ORIGINAL, _IP, _IPV4_DESTINATION), (_ORIGINAL, _IP, _IPV6_DESTINATION)),
             octets((_ORIGINAL, _TRANSPORT, _DESTINATION_PORT)),
             octets((_REPLY, _IP, _IPV4_SOURCE), (_REPLY, _IP, _IPV6_SOURCE)),
+            octets((_STATUS,)),
         )
 
     def close(self) -> None:
@@ -71,7 +75,7 @@ class NetlinkConntrack:
         requests = [
             Message(_DELETE, 0, header + _identity(answer))
             for answer in self._dump(header)
-            if self._reader.read(answer) in wanted
+            if wanted.has(*self._reader.read(answer))
         ]
         refusals = [refusal for refusal in self._socket.send(requests) if refusal is not None]
         for refusal in refusals:
@@ -104,8 +108,9 @@ class _Wanted:
         flows = self._by_fields.setdefault(fields, {})
         flows[flow] = flows.get(flow, match.spared) & match.spared
 
-    def __contains__(self, flow: _Flow) -> bool:
-        protocol, destination, port, reply_source = flow
+    def has(self, protocol: int, destination: bytes, port: bytes, reply_source: bytes, status: bytes) -> bool:
+        """Tell whether a flow is looked for."""
+        is_led_by_nat = bool(int.from_bytes(status) & _LED_BY_NAT)
         for (by_destination, by_port, by_reply_source), flows in self._by_fields.items():
             spared = flows.get(
                 (
@@ -115,7 +120,7 @@ class _Wanted:
                     reply_source if by_reply_source else None,
                 )
             )
-            if spared is not None and reply_source not in spared:
+            if spared is not None and (is_led_by_nat or reply_source not in spared):
                 return True
         return False
 

@@ -1,8 +1,8 @@
 """Flows that are older than the virtual server which is there for them now.
 
-The kernel lets a tracked UDP flow go on as it began: past IPVS, to nobody or to an endpoint that is gone. The
-table of flows has no index by address, so it is walked for many new virtual servers at once, by the worker.
-What a walk that failed has looked for is looked for again.
+The kernel lets a tracked UDP flow go on as it began: past IPVS, to nobody, or to an endpoint that an iptables
+mode has led it to and that may be gone. The table of flows has no index by address, so it is walked for many
+new virtual servers at once, by the worker. What a walk that failed has looked for is looked for again.
 """
 
 from __future__ import annotations

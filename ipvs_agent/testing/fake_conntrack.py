@@ -17,6 +17,8 @@ class FakeFlow(msgspec.Struct, frozen=True):
     destination: Address
     destination_port: int
     reply_source: Address
+    is_led_by_nat: bool = False
+    """Whether NAT, and not IPVS, has led it to who answers."""
 
     @property
     def family(self) -> Family:
@@ -45,5 +47,5 @@ def _matches(match: FlowMatch, flow: FakeFlow) -> bool:
         and match.destination in (None, flow.destination)
         and match.destination_port in (0, flow.destination_port)
         and match.reply_source in (None, flow.reply_source)
-        and flow.reply_source not in match.spared
+        and (flow.is_led_by_nat or flow.reply_source not in match.spared)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ipvs_agent.addresses import Family, parse_address
+from ipvs_agent.addresses import Family, family_of, parse_address
 from ipvs_agent.kernel.api import FlowMatch
 from ipvs_agent.model import Protocol
 
@@ -27,7 +27,8 @@ def udp(family=Family.IPV4, **fields):
 
 
 class ConntrackContract:
-    """Needs fixtures `conntrack`; `track(flow)`, which adds a flow; and `tracked()`, the set of all."""
+    """Needs fixtures `conntrack`; `track(flow)`, which adds a flow, and `lead(flow)`, which adds one that NAT
+    leads to who answers; and `tracked()`, the set of all."""
 
     @pytest.mark.parametrize(
         ("matches", "expected"),
@@ -97,3 +98,15 @@ class ConntrackContract:
 
         assert len(expected) == conntrack.delete(matches)
         assert EVERY_FLOW - expected == tracked()
+
+    @pytest.mark.parametrize("flow", [DNS, DNS6], ids=["IPv4", "IPv6"])
+    def test_what_nat_has_led_to_who_is_spared_is_deleted(self, conntrack, track, lead, tracked, flow):
+        protocol, destination, port, reply_source = flow
+        family = family_of(destination)
+        match = FlowMatch(family, protocol, destination, port, spared=frozenset({reply_source}))
+        track(flow)
+        assert 0 == conntrack.delete([match])
+        lead(flow)
+
+        assert 1 == conntrack.delete([match])
+        assert {flow} == tracked()

@@ -41,21 +41,35 @@ def tracked(namespace):
 
 
 @pytest.fixture
-def track(namespace):
+def insert(namespace):
     client_ports = itertools.count(20_000)
 
-    def track(flow):
+    def insert(flow, *, by_nat=False):
         protocol, destination, port, reply_source = flow
         client, client_port = CLIENT[family_of(destination)], str(next(client_ports))
         words = f"""
             -p {Protocol(protocol).name.lower()} -t 600
             -s {client} --sport {client_port} -d {format_address(destination)} --dport {port}
+        """.split()
+        reply = f"""
             -r {format_address(reply_source)} --reply-port-src 8053 -q {client} --reply-port-dst {client_port}
         """.split()
+        # By NAT the kernel makes the reply itself, and says that it did.
+        words += ["--dst-nat", format_address(reply_source)] if by_nat else reply
         words += ["--state", "ESTABLISHED"] if protocol == Protocol.TCP else []
         run("conntrack", "-I", *words)
 
-    return track
+    return insert
+
+
+@pytest.fixture
+def track(insert):
+    return insert
+
+
+@pytest.fixture
+def lead(insert):
+    return lambda flow: insert(flow, by_nat=True)
 
 
 class TestNetlinkConntrack(ConntrackContract):

@@ -81,6 +81,10 @@ class TestFakeConntrack(ConntrackContract):
         return lambda flow: conntrack.flows.append(FakeFlow(*flow))
 
     @pytest.fixture
+    def lead(self, conntrack):
+        return lambda flow: conntrack.flows.append(FakeFlow(*flow, is_led_by_nat=True))
+
+    @pytest.fixture
     def tracked(self, conntrack):
         return lambda: {
             (flow.protocol, flow.destination, flow.destination_port, flow.reply_source)

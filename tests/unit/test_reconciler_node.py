@@ -143,6 +143,16 @@ class TestOlderFlows:
 
         assert [through] == bench.kernel.conntrack.flows
 
+    def test_those_of_an_iptables_mode_that_has_led_them_to_the_same_endpoint_are_removed_too(self):
+        """Nothing else would end them when the endpoint goes."""
+        bench = Bench()
+        led = msgspec.structs.replace(self.flow("10.244.1.11"), is_led_by_nat=True)
+        bench.kernel.conntrack.flows = [led]
+        bench.put(service("shop/web", port(protocol=Protocol.UDP)), endpoint_slice(endpoints=[A]))
+        bench.list_all().pass_time(1)
+
+        assert [] == bench.kernel.conntrack.flows
+
     def test_those_that_passed_behind_a_mark_are_left_alone(self):
         bench = Bench(needs=INSIDE)
         flow = self.flow("10.244.2.13", key(f"{LB}:80", Protocol.UDP))

@@ -130,3 +130,26 @@ def test_a_flow_to_a_node_port_follows_too(node, lab, family):
         node.wait_for(lambda: flow.ask() == "a")
         put(node, lab, PLAIN, "b")
         node.wait_for(lambda: flow.ask() == "b")
+
+
+@families
+@pytest.mark.parametrize("who", ["client", "b"])
+def test_a_flow_that_an_iptables_mode_has_led_to_an_endpoint_follows_too(node, lab, family, who):
+    tool, pod = ("iptables", lab.a.ipv4) if family == 4 else ("ip6tables", f"[{lab.a.ipv6}]")
+    address = PLAIN.cluster_ip(family)
+    rule = f"PREROUTING -p udp -d {address} --dport 80 -j DNAT --to-destination {pod}:8080".split()
+    listing = ["conntrack", "-L", "-f", f"ipv{family}", "-p", "udp", "--orig-dst", address, "--dst-nat"]
+    node.put(file="udp.json")
+    node.wait_for(lambda: node.virtual_servers() == [])
+    node.run(tool, "-w", "-t", "nat", "-A", *rule)
+    with Flow(lab, who, address) as flow:
+        try:
+            assert "a" == flow.ask()
+            assert "" != node.run(*listing)
+        finally:
+            node.run(tool, "-w", "-t", "nat", "-D", *rule)
+        put(node, lab, PLAIN, "a")
+        node.wait_for(lambda: "" == node.run(*listing))
+        node.wait_for(lambda: flow.ask() == "a")
+        put(node, lab, PLAIN, "b" if who == "client" else "c")
+        node.wait_for(lambda: flow.ask() in ("b", "c"))
