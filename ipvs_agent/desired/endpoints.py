@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ipvs_agent.model import Endpoint, EndpointSlice, RealServerKey, ServicePort
+from ipvs_agent.model import Endpoint, EndpointSlice, ObjectName, RealServerKey, ServicePort
 
 
 def of_port(port: ServicePort, slices: Iterable[EndpointSlice]) -> list[Endpoint]:
     """Return the endpoints behind a Service port, each address and port once.
 
-    Slices may repeat an endpoint while it moves from one to the other; a copy that is not terminating wins.
+    Slices may repeat an endpoint while it moves from one to the other. Of copies that contradict each other,
+    one that is not terminating wins, then one that is ready, then one that serves; else that of the first
+    slice by name, so that all nodes believe the same.
     """
     found: dict[RealServerKey, Endpoint] = {}
-    for endpoint_slice in slices:
+    for endpoint_slice in sorted(slices, key=_by_name):
         if endpoint_slice.family != port.family:
             continue
         for endpoint in endpoint_slice.endpoints.get(port.name, ()):
             key = (endpoint.address, endpoint.port)
-            if key not in found or found[key].terminating:
+            if key not in found or _credit(endpoint) > _credit(found[key]):
                 found[key] = endpoint
     return list(found.values())
+
+
+def _by_name(endpoint_slice: EndpointSlice) -> ObjectName:
+    return endpoint_slice.name
+
+
+def _credit(endpoint: Endpoint) -> tuple[bool, bool, bool]:
+    return not endpoint.terminating, endpoint.ready, endpoint.serving
 
 
 def in_cluster(endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:

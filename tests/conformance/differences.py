@@ -238,7 +238,7 @@ RULES: Sequence[Rule] = (
         _stays_local,
     ),
     Rule(
-        "of an endpoint in two slices, the copy that does not terminate counts",
+        "of an endpoint in several slices, the copy in the best state counts",
         "kube-proxy believes whichever slice comes last, in no order, and so may leave out a ready endpoint"
         " (k/k#135266)",
         _takes_another_copy,

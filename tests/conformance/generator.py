@@ -38,6 +38,7 @@ _CONDITIONS: Sequence[tuple[int, Object]] = (
     (1, {"ready": True, "serving": True, "terminating": False}),
     (1, {"ready": False, "serving": False, "terminating": False}),
 )
+_LEFT_BEHIND: Sequence[Object] = (objects.LEAVING, objects.LEAVING, {"ready": True}, {"ready": False})
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Wish:
     endpoints: dict[int, list[Object]] = field(default_factory=dict)
     parts: int = 1
     has_overlap: bool = False
+    left_behind: Object = field(default_factory=dict)
     is_there: bool = True
 
 
@@ -153,6 +155,7 @@ def _draw_endpoints(numbers: random.Random, wish: Wish) -> None:
 def _draw_slices(numbers: random.Random, wish: Wish) -> None:
     wish.parts = numbers.choice((1, 1, 2, 3))
     wish.has_overlap = numbers.random() < 0.3
+    wish.left_behind = numbers.choice(_LEFT_BEHIND)
 
 
 def _draw_presence(numbers: random.Random, wish: Wish) -> None:
@@ -236,8 +239,8 @@ def _slices(wish: Wish, family: int) -> list[Object]:
     endpoints = wish.endpoints[family]
     shares = [endpoints[part :: wish.parts] for part in range(wish.parts)]
     if wish.has_overlap and endpoints:
-        # As while a pod moves from one slice to the other: the copy that is left behind says that it ends.
-        shares[-1] = [*shares[-1], *_copies(endpoints[0], is_same=wish.parts > 1)]
+        # As while a pod moves from one slice to the other: the copy that is left behind is older, or ends.
+        shares[-1] = [*shares[-1], *_copies(endpoints[0], wish.left_behind, is_same=wish.parts > 1)]
     return [
         objects.endpoint_slice(share, ports, family=family, suffix=f"-{number}")
         for number, share in enumerate(shares)
@@ -245,9 +248,9 @@ def _slices(wish: Wish, family: int) -> list[Object]:
     ]
 
 
-def _copies(endpoint: Object, *, is_same: bool) -> list[Object]:
+def _copies(endpoint: Object, conditions: Object, *, is_same: bool) -> list[Object]:
     if not is_same:
         return []
     if endpoint["conditions"].get("terminating"):
         return [endpoint]
-    return [{**endpoint, "conditions": dict(objects.LEAVING)}]
+    return [{**endpoint, "conditions": dict(conditions)}]

@@ -130,7 +130,7 @@ class Situation:
             if endpoint not in known:
                 known.append(endpoint)
         for known in copies.values():
-            known.sort(key=lambda one: one.is_terminating)
+            known.sort(key=lambda one: (one.is_terminating, not one.is_ready, not one.is_serving))
         return list(itertools.product(*copies.values()))
 
     def health(self) -> list[range]:
@@ -152,7 +152,7 @@ class Situation:
             yield from self._endpoints(port.get("name", ""), "IPv6" if ":" in target.address else "IPv4")
 
     def _endpoints(self, port_name: str, family: str) -> Iterator[Endpoint]:
-        for one in cases.slices_of(self.state):
+        for one in sorted(cases.slices_of(self.state), key=lambda one: str(one["metadata"]["name"])):
             if one["addressType"] == family and _OTHERS not in one["metadata"]["labels"]:
                 for port in one["ports"]:
                     if port.get("name", "") == port_name:

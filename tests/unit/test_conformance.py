@@ -141,6 +141,15 @@ def test_where_slices_contradict_each_other_the_copy_that_stays_is_meant():
     assert [both, {"10.244.1.11:8080"}] == [in_cluster(reading) for reading in readings]
 
 
+def test_a_copy_that_is_ready_is_meant_whichever_comes_first():
+    ready, unready = objects.endpoint_slice("a"), objects.endpoint_slice([objects.state_of("a", ready=False)])
+    for copies in ((ready, unready), (unready, ready)):
+        situation = Situation(Case("", ((objects.service(), *copies),)).in_slot(1).states[0])
+        readings = situation.readings(Target("tcp", "10.96.1.1", 80))
+
+        assert [{"10.244.1.11:8080"}, set()] == [in_cluster(reading) for reading in readings]
+
+
 def test_a_service_of_somebody_else_has_no_addresses_here():
     labels = {"service.kubernetes.io/service-proxy-name": "other"}
     situation = Situation(Case("", ((objects.service(labels=labels),),)).in_slot(1).states[0])
@@ -280,7 +289,7 @@ class TestShrink:
             return [_has_c_and_affinity(case) for case in many]
 
         guilty = next(
-            case for case in generator.cases(3, 400) if len(case.states) == 2 and _has_c_and_affinity(case)
+            case for case in generator.cases(7, 400) if len(case.states) == 2 and _has_c_and_affinity(case)
         )
         small = shrink(guilty, fails)
 
