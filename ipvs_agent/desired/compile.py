@@ -228,8 +228,11 @@ class _Compiler(NamedTuple):
         members: tuple[SetMember, ...] = (),
     ) -> Frontend:
         wishes = self.distribution.wishes
-        can_ramp = SCHEDULERS[virtual_server.scheduler].can_ramp
-        slow_start_seconds = wishes.slow_start_seconds if can_ramp else 0.0
+        scheduler = SCHEDULERS[virtual_server.scheduler]
+        if scheduler.keeps_places and not all(server.weight for server in real_servers):
+            # They drain and go, so that in the end no node has places for them.
+            real_servers = tuple([server for server in real_servers if server.weight])
+        slow_start_seconds = wishes.slow_start_seconds if scheduler.can_ramp else 0.0
         return Frontend(virtual_server, real_servers, vips, members, wishes.drain_seconds, slow_start_seconds)
 
     def _real_servers(self, serving: Sequence[Endpoint], choice: Choice) -> _RealServers:

@@ -8,6 +8,7 @@ import msgspec
 
 from ipvs_agent.desired import endpoints
 from ipvs_agent.desired.compile import NodeView, external_keys
+from ipvs_agent.desired.wishes import read_wishes
 from ipvs_agent.model import (
     Endpoint,
     EndpointSlice,
@@ -18,6 +19,9 @@ from ipvs_agent.model import (
     VirtualServerKey,
     mark_key,
 )
+from ipvs_agent.schedulers import SCHEDULERS
+
+_WEIGHT_0 = "weight 0: keeps its connections and gets no new ones"
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -81,7 +85,7 @@ def behind(
             missing = [way for way in ways if (endpoint.address, endpoint.port) not in way.weights]
             reasons += _why_not_behind(endpoint, service, missing, node)
         if any(way.weights.get((endpoint.address, endpoint.port)) == 0 for way in ways):
-            reasons.append("weight 0: keeps its connections and gets no new ones")
+            reasons.append(_WEIGHT_0)
         found.append(Behind(endpoint, tuple(dict.fromkeys(reasons))))
     return found
 
@@ -103,5 +107,14 @@ def _why_not_behind(
         if local and is_remote and way.name != "pods and node":
             field = "internalTrafficPolicy" if way.name == "cluster IP" else "externalTrafficPolicy"
             yield f"not on this node ({field}: Local)"
+        elif _has_weight_0(endpoint, service, way, node):
+            yield _WEIGHT_0
         else:
             yield "its topology hints are for other nodes or zones"
+
+
+def _has_weight_0(endpoint: Endpoint, service: Service, way: Way, node: NodeView) -> bool:
+    """Tell whether an endpoint is not behind a way because the scheduler wants none of weight 0 there."""
+    weights = read_wishes(service, None)[0].weights
+    scheduler = SCHEDULERS[way.frontends[0].virtual_server.scheduler]
+    return scheduler.keeps_places and weights is not None and not weights.of(endpoint, node.name, node.zone)

@@ -16,5 +16,6 @@ MH = Scheduler(
     safe_flags=ServiceFlags.SCHEDULER_1,
     kube_proxy_flags=ServiceFlags.SCHEDULER_2,
     table_size=4093,  # CONFIG_IP_VS_MH_TAB_INDEX, where a kernel does not set another
+    keeps_places=True,
     since="4.18",
 )

@@ -64,6 +64,9 @@ class Scheduler(msgspec.Struct, frozen=True):
     """More real servers than this are not all served; 0: any number is."""
     weight_sum: int = 0
     """Where the sum of weights is above this, not all are served in proportion; 0: any sum will do."""
+    keeps_places: bool = False
+    """Whether a real server of weight 0 has the places in the table that it had before: none if it came with
+    it, so that nodes on which it came with another weight choose otherwise."""
     since: str = "2.6"
     """The kernel that first had it; all that were there in 2.6 are older than that."""
 

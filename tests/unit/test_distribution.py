@@ -18,7 +18,8 @@ from ipvs_agent.operations import AddRealServer, SetRealServer, SetVirtualServer
 from ipvs_agent.schedulers import SCHEDULERS, Weight
 from ipvs_agent.schedulers.annotations import Choice
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, port, service
-from tests.unit.test_reconciler import Bench
+from tests.unit.benches import connect
+from tests.unit.test_reconciler import VIP, Bench
 
 NODE = NodeView(name="node-a", scheduler=Choice("rr", 0), zone="east")
 A = endpoint("10.244.1.11", node="node-a", zone="east")
@@ -59,7 +60,8 @@ def many(count):
 
 class TestWeights:
     @pytest.mark.parametrize(
-        "name", [one.name for one in SCHEDULERS.values() if one.weight != Weight.IGNORED]
+        "name",
+        [one.name for one in SCHEDULERS.values() if one.weight != Weight.IGNORED and not one.keeps_places],
     )
     def test_schedulers_that_heed_them_get_them(self, name):
         plan = compiled(A, B, C, D, scheduler=name, weights="node:node-a=10,zone=3,other=0")
@@ -77,6 +79,20 @@ class TestWeights:
             f"metadata.annotations[ipvs-agent.io/weights]: weights mean nothing to {name}; "
             "wrr, wlc and fo are schedulers that heed them"
         ] == said(plan)
+
+    def test_under_mh_nobody_of_weight_0_is_asked_for(self):
+        plan = compiled(A, B, C, D, scheduler="mh", weights="node:node-a=10,zone=3,other=0")
+
+        assert ({11: 10, 12: 10, 13: 3}, []) == (weights(plan), said(plan))
+
+    def test_endpoints_here_of_weight_0_under_mh_are_not_taken_for_none(self):
+        """Clients are refused, not left without an answer."""
+        balanced = port(load_balancer_ips=["198.51.100.7"])
+        asked = {"ports": [balanced], "marks": [MARK], "services": {"external_local": True}}
+        plans = [compiled(A, C, scheduler=name, weights="local=0", **asked) for name in ("mh", "wrr")]
+
+        assert [{}, {11: 0}] == [weights(plan, 1) for plan in plans]
+        assert plans[0].frontends[1].members == plans[1].frontends[1].members
 
     def test_what_makes_no_sense_is_said_and_all_are_alike(self):
         plan = compiled(A, C, scheduler="wrr", weights="local=x")
@@ -141,6 +157,22 @@ class TestWeights:
         assert [(SetRealServer, D.address, 7)] == [
             (type(one), one.real_server.address, one.real_server.weight) for one in done
         ]
+
+    def test_under_mh_nodes_end_alike_whatever_the_weight_was_before(self):
+        def asking(text):
+            return service(annotations={"ipvs-agent.io/scheduler": "mh", "ipvs-agent.io/weights": text})
+
+        changing, starting = Bench(), Bench()
+        changing.put(asking("other=5"), endpoint_slice(endpoints=[A, B, C, D])).list_all()
+        connect(changing, VIP, D)
+        for bench in (changing, starting):
+            bench.put(asking("node:node-c=0,other=5"), endpoint_slice(endpoints=[A, B, C, D])).list_all()
+        tables = [bench.tables()[str(VIP)] for bench in (changing, starting)]
+        assert (0, None) == tuple(table.get("10.244.3.14:8080") for table in tables)
+        connect(changing, VIP, D, 0)
+        changing.pass_time(10)
+
+        assert changing.tables() == starting.tables()
 
 
 class TestRoom:

@@ -100,6 +100,14 @@ def test_weight_zero():
     assert ["0", "weight 0: keeps its connections and gets no new ones"] == row(lines, "10.244.2.1:8080")[-2:]
 
 
+def test_weight_zero_under_a_scheduler_that_is_given_none_of_them():
+    annotations = {"ipvs-agent.io/scheduler": "mh", "ipvs-agent.io/weights": "local=5,other=0"}
+
+    lines = explain(HERE, THERE, of=service(annotations=annotations))
+
+    assert ["-", "weight 0: keeps its connections and gets no new ones"] == row(lines, "10.244.2.1:8080")[-2:]
+
+
 def test_external_traffic_policy_local():
     of = service("shop/web", port(external_ips=("203.0.113.1",), node_port=30080), external_local=True)
 
