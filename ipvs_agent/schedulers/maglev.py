@@ -5,6 +5,8 @@ from __future__ import annotations
 from ipvs_agent.model import ServiceFlags
 from ipvs_agent.schedulers.scheduler import Order, Scheduler, Weight
 
+_PLACES = 4093  # CONFIG_IP_VS_MH_TAB_INDEX, where a kernel does not set another
+
 MH = Scheduler(
     name="mh",
     summary="Maglev hashing: by client address; a change moves few.",
@@ -15,7 +17,9 @@ MH = Scheduler(
     flags=("mh-fallback", "mh-port"),
     safe_flags=ServiceFlags.SCHEDULER_1,
     kube_proxy_flags=ServiceFlags.SCHEDULER_2,
-    table_size=4093,  # CONFIG_IP_VS_MH_TAB_INDEX, where a kernel does not set another
+    table_size=_PLACES,
+    # In the first round each takes as many places in a row as its weight, or fewer (ip_vs_mh_populate).
+    weight_sum=_PLACES,
     keeps_places=True,
     since="4.18",
 )

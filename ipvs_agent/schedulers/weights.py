@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Mapping, Sequence
 
@@ -81,8 +82,12 @@ def fit(weights: Sequence[int], places: int) -> list[int]:
     if total <= places:
         return list(weights)
     fitting = [max(1, weight * places // total) if weight else 0 for weight in weights]
+    largest = [(-weight, number) for number, weight in enumerate(fitting)]
+    heapq.heapify(largest)
     for _ in range(sum(fitting) - places):
-        fitting[fitting.index(max(fitting))] -= 1
+        _, number = largest[0]
+        fitting[number] -= 1
+        heapq.heapreplace(largest, (-fitting[number], number))
     return fitting
 
 

@@ -6,6 +6,7 @@ Pods 10.244/16, cluster IPs 10.96/12; a and b run on this node, a is in its zone
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 
 import msgspec
 import pytest
@@ -18,6 +19,7 @@ from ipvs_agent.operations import AddRealServer, SetRealServer, SetVirtualServer
 from ipvs_agent.schedulers import SCHEDULERS, Weight
 from ipvs_agent.schedulers.annotations import Choice
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, port, service
+from tests.unit import tables
 from tests.unit.benches import connect
 from tests.unit.test_reconciler import VIP, Bench
 
@@ -114,6 +116,30 @@ class TestWeights:
         plan = compiled(A, B, C, scheduler="sh", weights="other=200")
 
         assert {11: 85, 12: 85, 13: 85} == weights(plan)
+
+    @pytest.mark.parametrize(
+        "text", ["zone:north=50", "zone:north=63", "zone:north=65535", "zone:north=65535,other=1000"]
+    )
+    @pytest.mark.parametrize(("scheduler", "count"), [("sh", 256), ("mh", 200), ("mh", 1001), ("mh", 4093)])
+    def test_whatever_the_weights_everybody_has_a_place(self, scheduler, count, text):
+        behind = many(count)
+        behind[::2] = [msgspec.structs.replace(one, zone="north") for one in behind[::2]]
+        plan = compiled(*behind, scheduler=scheduler, weights=text)
+        listed = plan.frontends[0].real_servers[::-1]
+
+        assert {one.endpoint for one in listed} == set(tables.filled(scheduler, listed))
+
+    def test_under_mh_shares_stay_in_proportion(self):
+        behind = [msgspec.structs.replace(one, zone="north") for one in many(100)]
+        behind += many(200)[100:]
+        plan = compiled(*behind, scheduler="mh", weights="zone:north=50,other=1")
+        shares = Counter(tables.filled("mh", plan.frontends[0].real_servers[::-1]))
+
+        north, others = (
+            sum(shares[one.address, one.port] for one in each) for each in (behind[:100], behind[100:])
+        )
+        assert 40 == pytest.approx(north / others, rel=0.05)
+        assert {40, 39, 1} == set(weights(plan).values())
 
     def test_who_has_a_place_less_does_not_depend_on_who_was_heard_of_first(self):
         behind = many(249)
