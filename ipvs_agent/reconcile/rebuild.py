@@ -21,7 +21,7 @@ from ipvs_agent.reconcile.claims import Claims, Key
 from ipvs_agent.reconcile.foundation import EXPIRE_NODEST_CONN, SYSCTLS
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.timers import RebuildDue, Timers
-from ipvs_agent.schedulers import fills_table
+from ipvs_agent.schedulers import SCHEDULERS, fills_table
 
 _QUIET = 2.0
 """Seconds without a change of a virtual server before it is put in order."""
@@ -73,20 +73,41 @@ class _Spell(msgspec.Struct):
 def misplaced(wanted: Frontend | None, held: Held | None) -> list[RealServer]:
     """Return the real servers to delete and to add again, in this order, as they are held.
 
-    Those that drain have no place of their own, and stay where they are. It is the wanted scheduler that
-    counts: one that is waited for then fills its table once, from a list in order.
+    Those that drain have no place of their own, and stay where they are; where the table has no room for all
+    beside them, the others are added after them, for it is filled from the last added on. It is the wanted
+    scheduler that counts: one that is waited for then fills its table once, from a list in order.
     """
     if wanted is None or held is None or not fills_table(wanted.virtual_server.scheduler):
         return []
-    return _behind_longest_beginning([server.endpoint for server in wanted.real_servers], held.real_servers)
+    endpoints = {server.endpoint: None for server in wanted.real_servers}
+    draining = {endpoint for endpoint in held.real_servers if endpoint not in endpoints}
+    unmoved = iter(held.real_servers)
+    if draining and _is_crowded(wanted, len(draining)):
+        while draining:
+            draining.discard(next(unmoved))
+    return _behind_longest_beginning(endpoints, held.real_servers, unmoved)
+
+
+def _is_crowded(wanted: Frontend, draining: int) -> bool:
+    """Tell whether real servers may be left without a place because of so many that drain."""
+    scheduler = SCHEDULERS[wanted.virtual_server.scheduler]
+    weights = [server.weight for server in wanted.real_servers]
+    # What the weight of a draining one was before is not remembered.
+    most_of_each = max(weights, default=0) if scheduler.keeps_places else 1
+    taken = sum(max(1, weight) for weight in weights) + draining * most_of_each
+    return bool(scheduler.weight_sum) and taken > scheduler.weight_sum
 
 
 def _behind_longest_beginning(
-    wanted: Iterable[RealServerKey], held: Mapping[RealServerKey, RealServer]
+    wanted: Iterable[RealServerKey],
+    held: Mapping[RealServerKey, RealServer],
+    unseen: Iterator[RealServerKey],
 ) -> list[RealServer]:
-    """Return what remains of the wanted order behind as much of it as is held in that order."""
+    """Return what remains of the wanted order behind as much of it as is held in that order.
+
+    unseen: those held that may stay where they are.
+    """
     present = [endpoint for endpoint in wanted if endpoint in held]
-    unseen = iter(held)
     for number, endpoint in enumerate(present):
         if endpoint not in unseen:  # which takes all up to it
             return [held[each] for each in present[number:]]

@@ -19,6 +19,7 @@ from ipvs_agent.sources.changes import Kind, Listed, Put
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, key, name, port, real_server, service
 from ipvs_agent.testing.fake_kernel import FakeKernel
 from ipvs_agent.testing.faulty import FaultyKernel
+from tests.unit import tables
 from tests.unit.benches import connect, refuse
 from tests.unit.test_reconciler import KINDS, VIP, Bench, KilledError, kill_at, revive
 
@@ -81,6 +82,30 @@ class TestMisplaced:
     def test_what_is_not_a_beginning_of_the_order_is_moved(self, wanted, held, moved):
         servers = {name: real_server(f"10.244.0.{ord(name)}:80") for name in "abcdxyz"}
         virtual_server = VirtualServer(VIP, "sh")
+        frontend = Frontend(virtual_server, tuple(servers[name] for name in wanted), (), ())
+        holding = Held(virtual_server, {servers[name].endpoint: servers[name] for name in held})
+
+        assert [servers[name] for name in moved] == misplaced(frontend, holding)
+
+    @pytest.mark.parametrize(
+        ("scheduler", "weights", "wanted", "held", "moved"),
+        [
+            pytest.param("sh", {"a": 127, "b": 128}, "ab", "axb", "", id="room beside it"),
+            pytest.param("sh", {"a": 128, "b": 128}, "ab", "axb", "ab", id="no room beside it"),
+            pytest.param("sh", {"a": 128, "b": 128}, "ab", "xab", "", id="behind it already"),
+            pytest.param("sh", {"a": 128, "b": 128}, "ab", "xba", "b", id="behind it in disorder"),
+            pytest.param("sh", {"a": 0, "b": 255}, "ab", "abx", "ab", id="0 has a place, too"),
+            pytest.param("sh", {"a": 127, "b": 127}, "ab", "axbyz", "ab", id="three of them"),
+            pytest.param("mh", {"a": 1000, "b": 2000}, "ab", "abx", "ab", id="as heavy as any"),
+            pytest.param("mh", {"a": 1, "b": 1}, "ab", "axb", "", id="as light as all"),
+            pytest.param("dh", {"a": 300, "b": 300}, "ab", "axb", "", id="weights that mean nothing"),
+        ],
+    )
+    def test_draining_ones_take_no_place_away(self, scheduler, weights, wanted, held, moved):
+        servers = {
+            name: real_server(f"10.244.0.{ord(name)}:80", weight=weights.get(name, 0)) for name in "abxyz"
+        }
+        virtual_server = VirtualServer(VIP, scheduler)
         frontend = Frontend(virtual_server, tuple(servers[name] for name in wanted), (), ())
         holding = Held(virtual_server, {servers[name].endpoint: servers[name] for name in held})
 
@@ -190,6 +215,23 @@ def test_a_draining_one_stays_where_it_is():
     assert addresses(B, C, D) == order(bench)
     assert [] == moves(bench)
     assert {"10.244.1.11:8080": 0, "10.244.1.12:8080": 1, "10.244.1.13:8080": 1} == bench.tables()[str(VIP)]
+
+
+def test_nobody_is_left_without_a_place_because_of_those_that_drain():
+    pods = [endpoint(f"10.244.{number // 200}.{number % 200 + 1}") for number in range(256)]
+    bench = serving(*pods, scheduler="sh")
+    for one in pods[100:150]:
+        connect(bench, VIP, one)
+    new = [endpoint(f"10.244.9.{number + 1}") for number in range(50)]
+    bench.put(endpoint_slice(endpoints=[*pods[:100], *pods[150:], *new])).pass_time(20)
+    listed = [one.real_server for one in bench.inner.ipvs.real_servers(VIP)]
+
+    assert 306 == len(listed)
+    served = set(tables.filled("sh", listed))
+    assert {one.endpoint for one in listed if one.weight} == served
+    moves(bench)
+    bench.pass_time(60)
+    assert [] == moves(bench)
 
 
 def test_changes_that_do_not_end_are_not_waited_for_longer_than_half_a_minute():
