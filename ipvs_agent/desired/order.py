@@ -20,7 +20,22 @@ def insertion_order(
     """
     ordered = sorted(real_servers)
     if scheduler.order is Order.SPREAD and len(ordered) > 1:
-        digest = hashlib.blake2b(seed.encode(), digest_size=8).digest()
-        start = int.from_bytes(digest) % len(ordered)
-        ordered = ordered[start:] + ordered[:start]
+        end = ordered.index(_head(ordered, seed)) + 1
+        ordered = ordered[end:] + ordered[:end]
     return tuple(ordered)
+
+
+def _head(real_servers: Sequence[RealServer], seed: str) -> RealServer:
+    """Return the one to begin at, which stays the same unless it goes or one that goes before it comes.
+
+    Schedulers that heed weights begin at one of the highest.
+    """
+    highest = max(server.weight for server in real_servers)
+    hashed = hashlib.blake2b(seed.encode(), digest_size=8)
+
+    def rank(server: RealServer) -> bytes:
+        its_own = hashed.copy()
+        its_own.update(b"%b %d" % server.endpoint)
+        return its_own.digest()
+
+    return min((server for server in real_servers if server.weight == highest), key=rank)

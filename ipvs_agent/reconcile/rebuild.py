@@ -1,4 +1,5 @@
-"""Keeping real servers in order under schedulers that fill a table from the kernel's list.
+"""Keeping real servers in order: all under schedulers that fill a table from the kernel's list, the first one
+under those that begin at it.
 
 The list has the last added at its head, so what stands in the wrong place must be deleted and added again,
 and all that belongs before it too. The connections of a real server outlive that, for to the kernel it is the
@@ -21,7 +22,7 @@ from ipvs_agent.reconcile.claims import Claims, Key
 from ipvs_agent.reconcile.foundation import EXPIRE_NODEST_CONN, SYSCTLS
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.timers import RebuildDue, Timers
-from ipvs_agent.schedulers import SCHEDULERS, fills_table
+from ipvs_agent.schedulers import SCHEDULERS, Order, fills_table
 
 _QUIET = 2.0
 """Seconds without a change of a virtual server before it is put in order."""
@@ -30,8 +31,10 @@ _LONGEST = 30.0
 _MANY = 1000
 """Real servers of one virtual server that take seconds to move: it is waited for longer, so that one new
 endpoint after the other does not have all of them moved each time."""
-_QUIET_OF_MANY = 30.0
-_LONGEST_OF_MANY = 300.0
+_LONG_QUIET = 30.0
+"""So long, too, where it is only for who comes first: under most schedulers each new endpoint would else have
+one moved, and nobody waits for that."""
+_LONGEST_OF_LONG = 300.0
 _SETTLING = 0.5
 """Seconds from the end of expiry to the burst: a deletion before may have made the kernel walk through its
 connections, and that walk must not meet a real server that is away for the moment."""
@@ -43,6 +46,8 @@ _PATIENCE = 2.0
 _REST = 5.0
 """Seconds for which flows expire at least before they do not again, so that what becomes due meanwhile shares
 one time, and audits, drain timeouts and UDP have theirs."""
+_LONG_REST = 30.0
+"""The same where it is only for who comes first."""
 _AWAY = 5.0
 """Seconds that flows do not expire at most for the sake of real servers that were deleted and could not be
 added again: their connections live until then."""
@@ -59,15 +64,22 @@ class _Spell(msgspec.Struct):
     changed: float
     moves: int
     """How many real servers must be moved, at least."""
+    fills_table: bool
+    """Whether more than who comes first depends on it."""
     was_refused: bool = False
     """Whether the kernel refused something when it was last tried."""
 
     @property
     def due(self) -> float:
         """When to put it in order."""
-        if self.moves > _MANY:
-            return min(self.changed + _QUIET_OF_MANY, self.began + _LONGEST_OF_MANY)
+        if self.moves > _MANY or not self.fills_table:
+            return min(self.changed + _LONG_QUIET, self.began + _LONGEST_OF_LONG)
         return min(self.changed + _QUIET, self.began + _LONGEST)
+
+    @property
+    def rest(self) -> float:
+        """For how long flows must have expired before."""
+        return _REST if self.fills_table else _LONG_REST
 
 
 def misplaced(wanted: Frontend | None, held: Held | None) -> list[RealServer]:
@@ -77,8 +89,13 @@ def misplaced(wanted: Frontend | None, held: Held | None) -> list[RealServer]:
     beside them, the others are added after them, for it is filled from the last added on. It is the wanted
     scheduler that counts: one that is waited for then fills its table once, from a list in order.
     """
-    if wanted is None or held is None or not fills_table(wanted.virtual_server.scheduler):
+    if wanted is None or held is None:
         return []
+    scheduler = SCHEDULERS.get(wanted.virtual_server.scheduler)
+    if scheduler is None or scheduler.order is Order.TIES:
+        return []
+    if scheduler.order is Order.SPREAD:
+        return _head_elsewhere(wanted, held.real_servers)
     endpoints = {server.endpoint: None for server in wanted.real_servers}
     draining = {endpoint for endpoint in held.real_servers if endpoint not in endpoints}
     unmoved = iter(held.real_servers)
@@ -86,6 +103,15 @@ def misplaced(wanted: Frontend | None, held: Held | None) -> list[RealServer]:
         while draining:
             draining.discard(next(unmoved))
     return _behind_longest_beginning(endpoints, held.real_servers, unmoved)
+
+
+def _head_elsewhere(wanted: Frontend, held: dict[RealServerKey, RealServer]) -> list[RealServer]:
+    """Return the one that comes first, if another one does; those of weight 0 do not count."""
+    head = held.get(wanted.real_servers[-1].endpoint) if wanted.real_servers else None
+    if head is None or not head.weight:
+        return []
+    first = next(server for server in reversed(held.values()) if server.weight)
+    return [] if first is head else [head]
 
 
 def _is_crowded(wanted: Frontend, draining: int) -> bool:
@@ -135,10 +161,12 @@ class Rebuilds:
         self._spells: dict[VirtualServerKey, _Spell] = {}
         self._held_since: float | None = None
         """Since when no flow expires."""
-        self._rest_ends = 0.0
-        """When flows may stop expiring again."""
-        self._is_planned = False
-        """Whether a RebuildDue is on its way: there is one at a time."""
+        self._released = 0.0
+        """Since when flows expire again."""
+        self._planned: float | None = None
+        """When the next RebuildDue is due; others that are on their way count for nothing."""
+        self._next_attempt = 0.0
+        """When the kernel's settings are tried again that could not be written."""
         self._away: dict[VirtualServerKey, set[RealServerKey]] = {}
         """Real servers that were deleted and could not be added again."""
         self._moved = 0
@@ -154,13 +182,13 @@ class Rebuilds:
     @property
     def is_pending(self) -> bool:
         """Whether something will be put in order within a moment."""
-        is_any_new = any(not spell.was_refused for spell in self._spells.values())
+        is_any_new = any(spell.fills_table and not spell.was_refused for spell in self._spells.values())
         return not self._is_barred and (is_any_new or bool(self._away))
 
     @property
     def is_complete(self) -> bool:
-        """Whether all is in order."""
-        return not self._spells
+        """Whether all is in order, but for who comes first."""
+        return not any(spell.fills_table for spell in self._spells.values())
 
     def watch(self, keys: Iterable[Key]) -> None:
         """Take note of virtual servers that have changed."""
@@ -170,9 +198,9 @@ class Rebuilds:
                 continue
             moves = len(self._misplaced(key))
             if moves:
-                spell = self._spells.setdefault(key, _Spell(now, now, moves))
-                spell.changed, spell.moves = now, moves
-                self._plan(now + _QUIET)
+                spell = self._spells.setdefault(key, _Spell(now, now, moves, fills_table=False))
+                spell.changed, spell.moves, spell.fills_table = now, moves, self._fills_table(key)
+                self._plan(spell.due)
             else:
                 self._spells.pop(key, None)
 
@@ -183,8 +211,10 @@ class Rebuilds:
 
         may_begin: nobody else is at work on the kernel's settings.
         """
-        self._is_planned = False
         now = self._clock()
+        if self._planned is None or now < self._planned:
+            return {}
+        self._planned = None
         if self._held_since is None:
             self._begin(now, may_begin=may_begin)
         elif self._are_any_away() and now < self._held_since + _AWAY:
@@ -209,7 +239,7 @@ class Rebuilds:
         self._report.put_in_order(self._moved, self._refusals, now - self._held_since)
         self._held_since, self._moved, self._refusals = None, 0, 0
         self._away.clear()
-        self._rest_ends = now + _REST
+        self._released = now
         if self._spells:
             self._plan(self._next_due())
 
@@ -225,15 +255,17 @@ class Rebuilds:
             self._held_since = now
             self._plan(now + _SETTLING)
         else:
-            self._plan(now + _RETRY)
+            self._next_attempt = now + _RETRY
+            self._plan(self._next_attempt)
 
     def _plan(self, due: float) -> None:
-        if not self._is_planned:
-            self._is_planned = True
+        if self._planned is None or due < self._planned:
+            self._planned = due
             self._timers.add(due, RebuildDue())
 
     def _next_due(self) -> float:
-        return max(self._rest_ends, min(spell.due for spell in self._spells.values()))
+        due = min(max(spell.due, self._released + spell.rest) for spell in self._spells.values())
+        return max(due, self._next_attempt)
 
     def _are_any_away(self) -> bool:
         """Tell whether real servers that are asked for wait to be added again."""
@@ -271,7 +303,7 @@ class Rebuilds:
             moves = len(self._misplaced(key))
             if key in refused:
                 del self._spells[key]  # it goes behind the others
-                self._spells[key] = _Spell(now, now, moves, was_refused=True)
+                self._spells[key] = _Spell(now, now, moves, self._fills_table(key), was_refused=True)
             elif not moves:
                 del self._spells[key]
         self._moved += len(operations) // 2
@@ -279,6 +311,10 @@ class Rebuilds:
 
     def _misplaced(self, key: VirtualServerKey) -> list[RealServer]:
         return misplaced(self._claims.frontend(key), self._achieved.virtual_servers.get(key))
+
+    def _fills_table(self, key: VirtualServerKey) -> bool:
+        wanted = self._claims.frontend(key)
+        return wanted is not None and fills_table(wanted.virtual_server.scheduler)
 
     def _let_expire(self, may_expire: bool) -> bool:
         """Say whether flows of removed real servers expire from now on; return whether the kernel took it."""

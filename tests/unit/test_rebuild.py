@@ -111,7 +111,39 @@ class TestMisplaced:
 
         assert [servers[name] for name in moved] == misplaced(frontend, holding)
 
-    @pytest.mark.parametrize("scheduler", ["rr", "fo", "", "unheard-of"])
+    @pytest.mark.parametrize(
+        ("wanted", "held", "moved"),
+        [
+            ("", "", ""),
+            ("", "x", ""),
+            ("abc", "abc", ""),
+            ("abc", "bac", ""),
+            ("abc", "cab", "c"),
+            ("abc", "acbx", "c"),
+            ("abc", "abcx", ""),
+            ("abc", "ab", ""),
+            ("a", "a", ""),
+        ],
+    )
+    @pytest.mark.parametrize("scheduler", ["rr", "lc"])
+    def test_under_those_that_begin_at_the_head_it_alone_is_moved(self, scheduler, wanted, held, moved):
+        servers = {
+            name: real_server(f"10.244.0.{ord(name)}:80", weight=0 if name == "x" else 1) for name in "abcx"
+        }
+        virtual_server = VirtualServer(VIP, scheduler)
+        frontend = Frontend(virtual_server, tuple(servers[name] for name in wanted), (), ())
+        holding = Held(virtual_server, {servers[name].endpoint: servers[name] for name in held})
+
+        assert [servers[name] for name in moved] == misplaced(frontend, holding)
+
+    def test_a_head_of_weight_0_is_none(self):
+        one, other = real_server("10.244.0.1:80", weight=0), real_server("10.244.0.2:80")
+        virtual_server = VirtualServer(VIP, "wrr")
+        holding = Held(virtual_server, {each.endpoint: each for each in (one, other)})
+
+        assert [] == misplaced(Frontend(virtual_server, (other, one), (), ()), holding)
+
+    @pytest.mark.parametrize("scheduler", ["fo", "ovf", "", "unheard-of"])
     def test_nothing_is_moved_where_the_list_fills_no_table(self, scheduler):
         one, other = real_server("10.244.0.1:80"), real_server("10.244.0.2:80")
         virtual_server = VirtualServer(VIP, scheduler)
@@ -536,6 +568,13 @@ def test_changes_meanwhile_do_not_have_it_tried_more_often():
 
 
 class TestRunOnce:
+    def test_it_does_not_wait_for_the_time_to_move_a_head(self):
+        kernel = serving(B, C, scheduler="lc").kernel
+        bench, is_complete = self.again(kernel, hashed("lc"), endpoint_slice(endpoints=PODS))
+
+        assert is_complete
+        assert order(bench)[-1] != order(serving(*PODS, scheduler="lc"))[-1]
+
     @pytest.fixture(autouse=True)
     def without_waiting(self, monkeypatch):
         for constant in ("_QUIET", "_SETTLING"):
@@ -638,6 +677,114 @@ def test_an_agent_that_ends_lets_flows_expire():
     bench.reconciler.run()
 
     assert "1" == bench.inner.sysctls.values[EXPIRE]
+
+
+class TestHeads:
+    """Under schedulers that begin at the head of the list, which is another one on every node."""
+
+    NODES = tuple(f"node-{number}" for number in range(12))
+    PODS = PODS[:6]
+
+    def at_once(self, scheduler, node):
+        return serving(*self.PODS, scheduler=scheduler, node_name=node)
+
+    def one_by_one(self, scheduler, node):
+        bench = serving(self.PODS[0], scheduler=scheduler, node_name=node)
+        for count in range(2, len(self.PODS) + 1):
+            bench.put(endpoint_slice(endpoints=self.PODS[:count])).pass_time(3)
+        return bench.pass_time(60)
+
+    def rolled_out(self, scheduler, node):
+        bench = serving(*PODS[6:10], scheduler=scheduler, node_name=node)
+        connect(bench, VIP, PODS[9])
+        for count in range(1, len(self.PODS) + 1):
+            bench.put(endpoint_slice(endpoints=[*self.PODS[:count], *PODS[6 + count :]])).pass_time(7)
+        return bench.pass_time(60)
+
+    def changed_from_sh(self, scheduler, node):
+        bench = serving(*self.PODS, scheduler="sh", node_name=node)
+        return bench.put(hashed(scheduler)).pass_time(60)
+
+    def killed_meanwhile(self, scheduler, node):
+        bench = serving(*self.PODS[:5], scheduler=scheduler, node_name=node)
+        bench.put(endpoint_slice(endpoints=self.PODS))
+        return serving(*self.PODS, scheduler=scheduler, kernel=bench.kernel, node_name=node).pass_time(60)
+
+    @pytest.mark.parametrize("scheduler", ["rr", "lc"])
+    def test_whatever_came_when_it_is_one_of_the_nodes_own(self, scheduler):
+        histories = (
+            *(self.at_once, self.one_by_one, self.rolled_out),
+            *(self.changed_from_sh, self.killed_meanwhile),
+        )
+        heads = [[self.head(history(scheduler, node)) for node in self.NODES] for history in histories]
+
+        assert [heads[0]] * len(histories) == heads
+        assert 4 <= len(set(heads[0]))
+
+    def head(self, bench):
+        """The first one of the kernel's list that takes connections."""
+        listed = (one.real_server for one in bench.inner.ipvs.real_servers(VIP))
+        return next(format_address(one.address) for one in listed if one.weight)
+
+    def test_a_new_endpoint_has_one_moved_at_most(self):
+        moved = []
+        for node in self.NODES:
+            bench = serving(*self.PODS[:5], scheduler="rr", node_name=node)
+            bench.put(endpoint_slice(endpoints=self.PODS))
+            moves(bench)
+            bench.pass_time(120)
+            moved.append(len(moves(bench)) // 2)
+
+        assert {0, 1} == set(moved)
+
+    def test_one_that_goes_has_one_moved_where_it_was_the_head_alone(self):
+        for node in self.NODES:
+            bench = serving(*self.PODS, scheduler="rr", node_name=node)
+            was_head = self.head(bench) == format_address(self.PODS[0].address)
+            bench.put(endpoint_slice(endpoints=self.PODS[1:])).pass_time(5)
+            moves(bench)
+            bench.pass_time(60)
+
+            assert len(moves(bench)) <= 2 * was_head
+
+    def test_a_rollout_has_it_moved_when_it_is_over(self):
+        bench = serving(*PODS[:5], scheduler="rr")
+        bench.inner.sysctls.written.clear()
+        for count in range(1, 6):
+            bench.put(endpoint_slice(endpoints=PODS[count : 5 + count])).pass_time(20)
+        assert [] == written(bench)
+        bench.pass_time(60)
+
+        assert ["0", "1"] == written(bench)
+
+    def test_its_connections_are_kept(self):
+        bench = self.changed_from_sh("rr", "node-a")
+        for one in self.PODS:
+            connect(bench, VIP, one, 7)
+        bench.put(hashed("sh")).pass_time(5)
+        bench.put(hashed("rr")).pass_time(60)
+
+        assert [7] * 6 == [one.active for one in bench.inner.ipvs.real_servers(VIP)]
+
+    def test_it_does_not_hold_up_those_whose_table_is_filled_from_the_list(self):
+        bench = serving(B, C, scheduler="rr")
+        other = msgspec.structs.replace(hashed("sh", port("10.96.0.90")), name=name("shop/other"))
+        bench.put(other, endpoint_slice("shop/other", [B, C]))
+        bench.put(endpoint_slice(endpoints=[A, B, C, D])).pass_time(5)
+        bench.put(endpoint_slice("shop/other", [A, B, C])).pass_time(4)
+
+        assert addresses(A, B, C) == order(bench, key("10.96.0.90:80"))
+
+    def test_weights_count_first(self):
+        asked = {"ipvs-agent.io/scheduler": "wrr", "ipvs-agent.io/weights": "node:big=5"}
+        pods = [msgspec.structs.replace(one, node="big") for one in PODS[:2]]
+        heads = set()
+        for node in self.NODES:
+            bench = Bench(node_name=node)
+            bench.put(service(annotations=asked), endpoint_slice(endpoints=[*PODS[2:], *pods])).list_all()
+            heads.add(self.head(bench))
+
+        assert set(addresses(*pods)) == heads
 
 
 @pytest.mark.parametrize("seed", range(6))
