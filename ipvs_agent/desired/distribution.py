@@ -122,7 +122,10 @@ def _by_address(endpoint: Endpoint) -> RealServerKey:
 
 def said(service: Service, faults: Iterable[Fault]) -> list[Skipped]:
     """Return what is said of annotations that make no sense."""
-    return [_skipped(service, f"[{fault.annotation}]", fault.reason) for fault in faults]
+    return [
+        _skipped(service, f"[{fault.annotation}]" if fault.annotation else "", fault.reason)
+        for fault in faults
+    ]
 
 
 def _skipped(service: Service, annotation: str, reason: str) -> Skipped:

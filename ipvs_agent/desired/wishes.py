@@ -5,6 +5,7 @@ Annotations are written by users: one that makes no sense gives what holds witho
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
@@ -14,7 +15,7 @@ import msgspec
 from ipvs_agent.addresses import Family
 from ipvs_agent.durations import parse_duration
 from ipvs_agent.model import FULL_NETMASK, LONGEST_DRAIN, Service
-from ipvs_agent.schedulers.annotations import FLAGS, SCHEDULER, Fault, quote
+from ipvs_agent.schedulers.annotations import FLAGS, SCHEDULER, Fault, check_length, quote
 from ipvs_agent.schedulers.guess import closest
 from ipvs_agent.schedulers.weights import Weights, parse_weights
 
@@ -32,6 +33,8 @@ _KNOWN = (
     *(*_BY_PORT, WEIGHTS, MOST_CONNECTIONS, RESUME_CONNECTIONS),
     *(AFFINITY_MASK, AFFINITY_SHARED, SLOW_START, DRAIN_TIMEOUT),
 )
+MOST_UNKNOWN = 4
+"""How many are named that the agent does not know; a Service has room for thousands."""
 _KEY = re.compile(r"[-A-Za-z0-9_./]{1,128}")
 
 HIGHEST_THRESHOLD = 2**31 - 1
@@ -72,7 +75,6 @@ def read_wishes(service: Service, drain_seconds: float | None) -> tuple[Wishes, 
     if not service.annotations:
         return Wishes(drain_seconds=drain_seconds), []
     reader = _Reader(service.annotations)
-    reader.faults += _unknown(service)
     most, resume = _caps(reader)
     drain = reader.read(DRAIN_TIMEOUT, lambda text: _seconds(text, 0, LONGEST_DRAIN))
     wishes = Wishes(
@@ -86,6 +88,7 @@ def read_wishes(service: Service, drain_seconds: float | None) -> tuple[Wishes, 
     )
     if wishes.netmasks and wishes.is_affinity_shared:
         reader.fault(AFFINITY_MASK, f"means nothing beside {AFFINITY_SHARED}, which goes by whole addresses")
+    reader.faults += _first(_unknown(service))
     return wishes, reader.faults
 
 
@@ -102,6 +105,7 @@ class _Reader:
         if text is None:
             return None
         try:
+            check_length(text)
             return parse(text.strip(" "))
         except ValueError as error:
             self.fault(key, str(error))
@@ -112,17 +116,23 @@ class _Reader:
         self.faults.append(Fault(key, reason))
 
 
+def _first(unknown: Iterator[Fault]) -> Iterator[Fault]:
+    yield from itertools.islice(unknown, MOST_UNKNOWN)
+    if next(unknown, None) is not None:
+        yield Fault("", f"more than these {MOST_UNKNOWN} are not annotations that the agent knows")
+
+
 def _unknown(service: Service) -> Iterator[Fault]:
     """Yield a fault for each annotation that is meant for the agent and that it does not know."""
+    names = {port.name: None for port in service.ports}
     for key in service.annotations:
         if key in _KNOWN or not key.startswith(PREFIX):
             continue
         name, _, port_name = key.removeprefix(PREFIX).partition(".")
         if PREFIX + name in _BY_PORT:
-            names = tuple({port.name: None for port in service.ports})
             if port_name and port_name in names:
                 continue
-            reason, guess = f"the Service has no port {quote(port_name)}", closest(port_name, names)
+            reason, guess = f"the Service has no port {quote(port_name)}", closest(port_name, tuple(names))
         else:
             known = tuple(one.removeprefix(PREFIX) for one in _KNOWN)
             reason, guess = "is not an annotation that the agent knows", closest(name, known)

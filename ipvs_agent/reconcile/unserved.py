@@ -20,6 +20,10 @@ INVALID = "Invalid"
 ADDRESS_TAKEN = "AddressTaken"
 """The reason of an Event: an older Service, or somebody else on the node, has the address and port."""
 
+MOST_SAID = 8
+"""How many faults of a Service are said of each of the three topics; objects have room for thousands, and the
+Events of other Services would wait for them."""
+
 _BY_ITSELF, _HERE, _CONTESTS = range(3)
 _NOTHING: tuple[tuple[str, ...], ...] = ((), (), ())
 """By topic, of the three above."""
@@ -98,6 +102,8 @@ class Unserved:
             self._faults[kind, name] = lines
 
     def _tell(self, name: ObjectName, topic: int, reason: str, texts: tuple[str, ...]) -> None:
+        if len(texts) > MOST_SAID:
+            texts = (*texts[:MOST_SAID], f"there are more faults than these {MOST_SAID}")
         said = self._of_services.get(name, _NOTHING)
         if said[topic] == texts:
             return

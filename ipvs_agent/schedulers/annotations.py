@@ -23,6 +23,9 @@ KUBE_ROUTER_FLAGS = "kube-router.io/service.schedflags"
 NO_FLAGS = "none"
 """The value that takes also those flags away that a scheduler gets unless told otherwise."""
 
+LONGEST_VALUE = 4096
+"""Characters. A longer one is not looked at, which would take its time at every change of the Service."""
+
 _QUOTED = 24
 
 
@@ -37,7 +40,7 @@ class Fault(msgspec.Struct, frozen=True, gc=False):
     """An annotation that makes no sense."""
 
     annotation: str
-    """Its key."""
+    """Its key; empty: of several."""
     reason: str
     """What is wrong with it: a line of printable ASCII, whatever the value is."""
 
@@ -82,7 +85,14 @@ def _key(annotations: Mapping[str, str], key: str, port_name: str) -> str:
     return key if key in annotations else ""
 
 
+def check_length(text: str) -> None:
+    """Raise ValueError for a value that is too long to be looked at."""
+    if len(text) > LONGEST_VALUE:
+        raise ValueError(f"{quote(text)} is longer than {LONGEST_VALUE} characters")
+
+
 def _flags(text: str, scheduler: Scheduler) -> int:
+    check_length(text)
     if text.strip(" ") == NO_FLAGS:
         return 0
     bits = scheduler.flag_bits

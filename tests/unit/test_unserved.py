@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import msgspec
 import pytest
 
@@ -152,6 +154,23 @@ def test_a_field_at_fault_is_an_event_for_a_service_and_a_log_line_for_a_slice(c
     bench.remove(web)
 
     assert {} == users.flushed
+
+
+def test_of_many_faults_a_few_are_said_and_none_is_thought_about_twice(caplog, monkeypatch):
+    users = Users()
+    bench = Bench(outlets=Outlets(events=users, notes=users))
+    ports = [port(name=f"p{number}", number=number) for number in range(1, 301)]
+    asked = {f"ipvs-agent.io/scheduler.p{number}": f"w{number}" for number in range(1, 301)}
+    asked |= {f"ipvs-agent.io/weighs{number}": "" for number in range(6000)}
+    bench.put(service("shop/web", *ports, annotations=asked), endpoint_slice(endpoints=[HERE])).list_all()
+
+    assert 9 == len(users.events) == len(users.flushed[ObjectName("shop", "web")])
+    assert 9 == caplog.text.count("Service shop/web: ")
+    assert ("shop/web", "Invalid", "there are more faults than these 8", True) == users.events[-1]
+    monkeypatch.setattr(difflib, "get_close_matches", None)
+    bench.put(endpoint_slice(endpoints=[HERE, THERE]))
+
+    assert 9 == len(users.events)
 
 
 def test_a_service_that_becomes_unusable_has_that_for_its_note_until_it_is_mended(caplog):

@@ -78,10 +78,10 @@ def test_a_drain_may_take_a_week_or_no_time(seconds, text):
         pytest.param("'60S' is not a duration such as 60s, 5m or 1h30m", "60S", id="capitals"),
         pytest.param("'60s\\n' is not a duration such as 60s, 5m or 1h30m", "60s\n", id="line feed"),
         pytest.param("'$(reboot); `id`' is not a duration such as 60s, 5m or 1h30m", "$(reboot); `id`"),
-        pytest.param(f"'{24 * '7'}'... is not a duration such as 60s, 5m or 1h30m", 10240 * "7", id="10 kB"),
+        pytest.param(f"'{24 * '7'}'... is not a duration such as 60s, 5m or 1h30m", 4000 * "7", id="long"),
         pytest.param("'-5s' is not within {bounds}", "-5s", id="negative"),
         pytest.param("'169h' is not within {bounds}", "169h", id="too long"),
-        pytest.param(f"'{24 * '9'}'... is not within {{bounds}}", 10240 * "9" + "h", id="infinite"),
+        pytest.param(f"'{24 * '9'}'... is not within {{bounds}}", 4000 * "9" + "h", id="infinite"),
     ],
 )
 @pytest.mark.parametrize(("key", "bounds"), [(DRAIN_TIMEOUT, "0s to 168h"), (SLOW_START, "1s to 1h")])
@@ -118,7 +118,7 @@ NO_MASK = "is not a prefix length as 24 (IPv4), /64 (IPv6) or 24/64 (both)"
         pytest.param(f"'-1' {NO_MASK}", "-1", id="negative"),
         pytest.param(f"'\\u0662\\u0664' {NO_MASK}", "\u0662\u0664", id="other digits"),
         pytest.param(f"'$(reboot)' {NO_MASK}", "$(reboot)", id="shell"),
-        pytest.param(f"'{24 * '2'}'... {NO_MASK}", 10240 * "2", id="10 kB"),
+        pytest.param(f"'{24 * '2'}'... {NO_MASK}", 4000 * "2", id="long"),
         pytest.param("0 is not an IPv4 prefix length from 1 to 32", "0", id="everybody"),
         pytest.param("33 is not an IPv4 prefix length from 1 to 32", "33/64", id="too long"),
         pytest.param("129 is not an IPv6 prefix length from 1 to 128", "24/129", id="too long for IPv6"),
@@ -180,7 +180,7 @@ NO_NUMBER = "is not a number from 1 to 2147483647"
         pytest.param(f"'1_000' {NO_NUMBER}", "1_000", id="as Python writes it"),
         pytest.param(f"'2147483648' {NO_NUMBER}", "2147483648", id="too many"),
         pytest.param(f"'; ipvsadm -C' {NO_NUMBER}", "; ipvsadm -C", id="shell"),
-        pytest.param(f"'{24 * '9'}'... {NO_NUMBER}", 10240 * "9", id="10 kB"),
+        pytest.param(f"'{24 * '9'}'... {NO_NUMBER}", 4000 * "9", id="long"),
     ],
 )
 @pytest.mark.parametrize("key", [MOST_CONNECTIONS, RESUME_CONNECTIONS])
@@ -222,6 +222,14 @@ def test_one_that_makes_no_sense_does_not_take_another_along():
     assert (30, 60, DRAIN_TIMEOUT) == (wishes.drain_seconds, wishes.slow_start_seconds, fault.annotation)
 
 
+@pytest.mark.parametrize("key", EVERY)
+def test_what_is_longer_than_anybody_would_write_is_not_looked_at(key):
+    text = 20000 * "1h,a=1"
+    _, (fault, *_) = read({key: text})
+
+    assert Fault(key, "'1h,a=11h,a=11h,a=11h,a=1'... is longer than 4096 characters") == fault
+
+
 UNKNOWN = "is not an annotation that the agent knows"
 
 
@@ -241,6 +249,17 @@ UNKNOWN = "is not an annotation that the agent knows"
 )
 def test_an_annotation_that_nobody_knows_is_said(key, reason):
     assert (DEFAULT, [Fault(f"ipvs-agent.io/{key}", reason)]) == read({f"ipvs-agent.io/{key}": "1"})
+
+
+def test_of_thousands_that_nobody_knows_a_few_are_named():
+    asked = {f"ipvs-agent.io/weighs{number}": "" for number in range(9000)}
+    wishes, faults = read(asked | {DRAIN_TIMEOUT: "never", WEIGHTS: "local=2"})
+
+    assert 2 == wishes.weights.local
+    assert [DRAIN_TIMEOUT, *(f"ipvs-agent.io/weighs{number}" for number in range(4)), ""] == [
+        fault.annotation for fault in faults
+    ]
+    assert "more than these 4 are not annotations that the agent knows" == faults[-1].reason
 
 
 @pytest.mark.parametrize("key", ["\x1b[2J", 10240 * "x", "$(reboot)"])
