@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from ipvs_agent.desired import sets, split
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Kernel
-from ipvs_agent.model import RealServerKey, VirtualServerKey, mark_key
+from ipvs_agent.model import Frontend, RealServerKey, VirtualServerKey, mark_key
 from ipvs_agent.operations import DeleteMember, DeleteVirtualServer, Operation
 from ipvs_agent.reconcile import diff, drain
-from ipvs_agent.reconcile.achieved import Achieved
+from ipvs_agent.reconcile.achieved import Achieved, Held
 from ipvs_agent.reconcile.claims import FOREIGN, LINGERING, Claims, Key
 from ipvs_agent.reconcile.executor import execute
 from ipvs_agent.reconcile.report import Report
@@ -49,10 +51,25 @@ class Drains:
         """For how many seconds the connections of virtual servers may last that are not as by default."""
         self._ways_in: dict[VirtualServerKey, set[VirtualServerKey]] = {}
         """The virtual servers by mark that may have connections from addresses which lead there no longer."""
+        self._put_off: set[VirtualServerKey] = set()
+        """Those that are to have a scheduler or flags under which nothing drains, once nothing does."""
 
     def under_way(self) -> list[VirtualServerKey]:
         """Return the virtual servers that are looked at."""
         return list(self._under_way)
+
+    def attainable(
+        self, key: VirtualServerKey, wanted: Frontend | None, held: Held | None
+    ) -> Frontend | None:
+        """Return what a virtual server can be now: what is wanted, or that with the scheduler it has.
+
+        That is while something drains that would have to go at once under the wanted one.
+        """
+        if wanted is None or held is None or not _would_cut(wanted, held):
+            self._put_off.discard(key)
+            return wanted
+        self._put_off.add(key)
+        return msgspec.structs.replace(wanted, virtual_server=held.virtual_server)
 
     def let_linger(self, keys: dict[Key, None]) -> None:
         """Claim virtual servers that nobody wants any more, as long as they may have connections.
@@ -169,7 +186,7 @@ class Drains:
             self._plan(key, progress, progress.next_check(now, limit))
             return {}
         del self._under_way[key]
-        changed: dict[Key, None] = {}
+        changed: dict[Key, None] = {key: None} if key in self._put_off else {}
         if self._claims.owner(key) == LINGERING:
             self._ways_in.pop(key, None)
         self._claims.release(key, LINGERING, changed)
@@ -212,3 +229,13 @@ class Drains:
             for mark, one in held.items()
             if one is not None and one.real_servers and diff.is_drained(one.virtual_server)
         }
+
+
+def _would_cut(wanted: Frontend, held: Held) -> bool:
+    """Tell whether the wanted scheduler, or its flags, would take connections from what drains."""
+    return (
+        held.virtual_server.scheduler != ""  # without one, nobody is served
+        and diff.is_drained(held.virtual_server)
+        and not diff.is_drained(wanted.virtual_server)
+        and bool(drain.draining(wanted, held))
+    )

@@ -242,6 +242,76 @@ def test_when_it_goes_too_it_lingers_as_it_was_and_not_as_the_one_before():
     assert ({}, set(), set()) == (bench.tables(), bench.vips(), bench.members())
 
 
+# --- Schedulers under which nothing drains ------------------------------------------------------------------
+
+HASH = {"ipvs-agent.io/scheduler": "sh"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        pytest.param({}, {"ipvs-agent.io/scheduler": "dh"}, ("dh", 0), id="dh"),
+        pytest.param(HASH, {"ipvs-agent.io/scheduler": "dh"}, ("dh", 0), id="from one table to another"),
+        pytest.param(HASH, HASH | {"ipvs-agent.io/scheduler-flags": "none"}, ("sh", 0), id="no fallback"),
+    ],
+)
+class TestASchedulerUnderWhichNothingDrains:
+    """It is waited for by what drains, and by what begins to drain with it."""
+
+    def test_it_comes_when_the_last_connection_has_ended(self, before, after, expected):
+        bench = serving(service(annotations=before), A, B, C).put(endpoint_slice(endpoints=[B, C]))
+        was = how(bench)
+        bench.put(service(annotations=after)).pass_time(60)
+        assert (was, {1: 0, 2: 1, 3: 1}) == (how(bench), behind(bench))
+        connect(bench, A, active=0)
+        bench.pass_time(20)
+
+        assert (expected, {2: 1, 3: 1}) == (how(bench), behind(bench))
+
+    def test_endpoints_that_go_with_the_change_are_drained(self, before, after, expected):
+        bench = serving(service(annotations=before), A, B, C)
+        bench.put(service(annotations=after), endpoint_slice(endpoints=[B, C])).pass_time(60)
+        assert {1: 0, 2: 1, 3: 1} == behind(bench)
+        connect(bench, A, active=0)
+
+        assert expected == how(bench.pass_time(20))
+
+    def test_it_comes_when_what_drained_returns(self, before, after, expected):
+        bench = serving(service(annotations=before), A, B).put(endpoint_slice(endpoints=[B]))
+        bench.put(service(annotations=after)).pass_time(10)
+        bench.put(endpoint_slice(endpoints=[A, B])).pass_time(1)
+
+        assert (expected, {1: 1, 2: 1}) == (how(bench), behind(bench))
+
+    def test_it_comes_at_the_limit_of_the_drain(self, before, after, expected):
+        bench = serving(service(annotations=before | TIMEOUT), A, B).put(endpoint_slice(endpoints=[B]))
+        bench.put(service(annotations=after | TIMEOUT)).pass_time(80)
+        assert {1: 0, 2: 1} == behind(bench)
+
+        assert (expected, {2: 1}) == (how(bench.pass_time(15)), behind(bench))
+
+    def test_the_next_agent_waits_too(self, before, after, expected):
+        bench = serving(service(annotations=before), A, B).put(endpoint_slice(endpoints=[B]))
+        was = how(bench)
+        restarted = Bench(bench.kernel)
+        restarted.put(service(annotations=after), endpoint_slice(endpoints=[B])).list_all().pass_time(10)
+        assert (was, {1: 0, 2: 1}) == (how(bench), behind(bench))
+        connect(bench, A, active=0)
+
+        assert expected == how(restarted.pass_time(20))
+
+    def test_where_nothing_drains_it_comes_at_once(self, before, after, expected):
+        bench = serving(service(annotations=before), A, B).put(service(annotations=after))
+
+        assert expected == how(bench)
+
+
+def how(bench):
+    """The scheduler and flags that the Service's address has."""
+    found = bench.inner.ipvs.virtual_server(VIP).virtual_server
+    return found.scheduler, found.flags
+
+
 # --- Cost ---------------------------------------------------------------------------------------------------
 
 

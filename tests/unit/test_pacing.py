@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import pytest
 
@@ -143,8 +144,13 @@ def test_while_a_virtual_server_waits_its_endpoints_go_as_its_present_scheduler_
     node.reconciler.catch_up()
     assert {A.address: 0, B.address: 1} == behind(node, COUNT)
     node.step(COUNT * GRACE * 2)
+    assert {A.address: 0, B.address: 1} == behind(node, COUNT)
+    assert {"dh": COUNT - 1, "rr": 1} == Counter(node.schedulers())
+    node.kernel.ipvs.set_connections(last, (A.address, A.port), active=0)
+    node.pass_time(5)
 
     assert {B.address: 1} == behind(node, COUNT)
+    assert ["dh"] * COUNT == node.schedulers()
 
 
 def test_a_scheduler_that_is_not_wanted_any_more_when_its_turn_comes_is_not_set():
@@ -225,7 +231,7 @@ def test_a_change_that_fails_is_tried_again_ever_more_seldom():
 @pytest.mark.parametrize("trouble", ["", "line 3: broken"], ids=["sources listed", "a source in trouble"])
 def test_a_single_sync_ends_when_the_last_one_is_changed(trouble):
     kernel = serving(*many()).kernel
-    once = Running(kernel, scheduler=Choice("mh", 0))
+    once = Running(kernel, scheduler=Choice("mh", 0x8))
     once.reconciler.tell([Put(Kind.SERVICE, one) for one in many()])
     if trouble:
         once.reconciler.tell([Trouble("web.yaml", trouble)])
