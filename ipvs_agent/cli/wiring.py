@@ -36,6 +36,7 @@ def settings(config: AgentConfig, name: str) -> Settings:
         node_port_networks=config.node_port_addresses,
         node_port_primary=config.node_port_primary,
         sync_period=config.sync_period,
+        min_sync_period=config.min_sync_period,
         drain_seconds=config.drain_seconds,
         vip_mode=config.vip_mode,
         detects_by_node=detection.mode is LocalMode.NODE_CIDR,

@@ -29,6 +29,7 @@ _WITH_EFFECT = frozenset(
         "iptables.localhostNodePorts",
         "iptables.masqueradeAll",
         "iptables.masqueradeBit",
+        "ipvs.minSyncPeriod",
         "ipvs.scheduler",
         "ipvs.strictARP",
         "ipvs.syncPeriod",
@@ -123,6 +124,7 @@ def _config(file: _File) -> AgentConfig:
     ipvs = file.ipvs or _Ipvs()
     iptables = file.iptables or _Iptables()
     _check_what_has_no_effect(ipvs)
+    sync_period, min_sync_period = _sync_periods(ipvs, defaults)
     node_port_addresses, node_port_primary = _node_port_addresses(file.node_port_addresses or [])
     return AgentConfig(
         hostname_override=file.hostname_override or "",
@@ -132,7 +134,8 @@ def _config(file: _File) -> AgentConfig:
         node_port_addresses=node_port_addresses,
         node_port_primary=node_port_primary,
         scheduler=_scheduler(ipvs.scheduler or defaults.scheduler),
-        sync_period=_sync_period(ipvs, defaults),
+        sync_period=sync_period,
+        min_sync_period=min_sync_period,
         masquerade_bit=_masquerade_bit(iptables.masquerade_bit, defaults),
         masquerade_all=bool(iptables.masquerade_all),
         localhost_node_ports=iptables.localhost_node_ports,
@@ -142,7 +145,6 @@ def _config(file: _File) -> AgentConfig:
 
 def _check_what_has_no_effect(ipvs: _Ipvs) -> None:
     for field, text in (
-        ("ipvs.minSyncPeriod", ipvs.min_sync_period),
         ("ipvs.tcpTimeout", ipvs.tcp_timeout),
         ("ipvs.tcpFinTimeout", ipvs.tcp_fin_timeout),
         ("ipvs.udpTimeout", ipvs.udp_timeout),
@@ -195,12 +197,13 @@ def _scheduler(name: str) -> str:
         raise FieldError("ipvs.scheduler", str(error)) from error
 
 
-def _sync_period(ipvs: _Ipvs, defaults: AgentConfig) -> float:
+def _sync_periods(ipvs: _Ipvs, defaults: AgentConfig) -> tuple[float, float]:
     # kubeadm writes 0s, which kube-proxy takes as its default (SetDefaults_KubeProxyConfiguration).
     period = _seconds("ipvs.syncPeriod", ipvs.sync_period) or defaults.sync_period
-    if _seconds("ipvs.minSyncPeriod", ipvs.min_sync_period) > period:
+    shortest = _seconds("ipvs.minSyncPeriod", ipvs.min_sync_period)
+    if shortest > period:
         raise FieldError("ipvs.minSyncPeriod", "must not be longer than ipvs.syncPeriod")
-    return period
+    return period, shortest or defaults.min_sync_period
 
 
 def _masquerade_bit(bit: int | None, defaults: AgentConfig) -> int:

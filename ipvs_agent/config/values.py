@@ -50,6 +50,8 @@ class AgentConfig:
     scheduler: str = "rr"
     sync_period: float = 30.0
     """How often all of the kernel is compared with what it should hold."""
+    min_sync_period: float = 0.1
+    """How long a Service that changes all the time may wait, so that its changes are made together."""
     masquerade_bit: int = 14
     masquerade_all: bool = False
     localhost_node_ports: bool | None = None

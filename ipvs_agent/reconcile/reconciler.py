@@ -44,17 +44,21 @@ from ipvs_agent.reconcile.older_flows import OlderFlows
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.settings import Settings, is_touched, needs_now, node_view
+from ipvs_agent.reconcile.spacing import Spacing
 from ipvs_agent.reconcile.stages import Stages
 from ipvs_agent.reconcile.timers import (
     AddressesDue,
+    AuditDue,
     DrainCheck,
     FlowsDue,
+    LinesDue,
+    ObjectTask,
     RampStep,
     RebuildDue,
     Retry,
     SchedulerTurn,
+    ServiceDue,
     SliceDue,
-    SuspectsDue,
     Task,
     Timers,
     VipsMove,
@@ -95,7 +99,8 @@ class Reconciler:
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._store = Store(settings.node_name)
         self._timers = Timers()
-        self._report = Report()
+        self._spacing = Spacing(settings.min_sync_period, self._timers, clock)
+        self._report = Report(self._timers, clock)
         self._unserved = Unserved(outlets, self._report, self._service)
         self._keeper = Keeper(kernel, self._timers, self._report, self._unserved, clock, settings)
         self._marks = Marks(self._keeper.achieved.goes_by, self._keeper.claims.owner)
@@ -146,6 +151,7 @@ class Reconciler:
         self._keeper.rebuilds.release()
         self._keeper.end_moves()
         self._keeper.end_drains()
+        self._report.flush()
         is_failing = self._keeper.is_failing or self._older_flows.failures > 0
         return self._keeper.may_remove and not is_failing and not self._troubles
 
@@ -163,7 +169,7 @@ class Reconciler:
         return self._keeper.may_remove and not self._is_at_work() and not self._lags_behind_node()
 
     def _is_at_work(self) -> bool:
-        return bool(self._store.dirty) or self._keeper.is_changing_schedulers
+        return bool(self._store.dirty or self._spacing) or self._keeper.is_changing_schedulers
 
     def _is_hopeless(self) -> bool:
         """Tell whether a single sync will not become complete by waiting."""
@@ -184,6 +190,8 @@ class Reconciler:
         is_behind = self._view is None or bool(self._store.dirty) or self._audits.failures > 0
         self._health.note(is_behind=is_behind)
         self._unserved.flush()
+        if self._is_stopping:
+            self._report.flush()
 
     # --- What comes in --------------------------------------------------------------------------------------
 
@@ -238,6 +246,25 @@ class Reconciler:
             self._refresh_view()
 
     def _run_task(self, task: Task) -> None:
+        if isinstance(task, ServiceDue):
+            if self._spacing.end_wait(task.name):
+                self._store.dirty[task.name] = None
+        elif isinstance(task, LinesDue):
+            self._report.flush()
+        elif isinstance(task, FlowsDue):
+            self._older_flows.forget()
+        elif isinstance(task, AddressesDue):
+            self._worker.submit(self._read_addresses)
+        elif isinstance(task, SliceDue):
+            self._audits.go_on_after_rest()
+        elif isinstance(task, AuditDue):
+            if self._audits.take(task):
+                self._start_audit()
+        else:
+            self._have_kept(task)
+
+    def _have_kept(self, task: ObjectTask) -> None:
+        """Have the keeper do what is due."""
         if isinstance(task, Retry):
             self._keeper.retry(task.key)
         elif isinstance(task, DrainCheck):
@@ -246,20 +273,12 @@ class Reconciler:
             self._keeper.rebuild(may_begin=not self._audits.is_laying)
         elif isinstance(task, VipsMove):
             self._keeper.move_vips()
-        elif isinstance(task, FlowsDue):
-            self._older_flows.forget()
-        elif isinstance(task, AddressesDue):
-            self._worker.submit(self._read_addresses)
         elif isinstance(task, SchedulerTurn):
             self._keeper.change_scheduler()
         elif isinstance(task, RampStep):
             self._keeper.take_step(task.key)
-        elif isinstance(task, SliceDue):
-            self._audits.go_on_after_rest()
-        elif isinstance(task, SuspectsDue):
+        else:
             self._keeper.look_again(task.remaining)
-        elif self._audits.take(task):
-            self._start_audit()
 
     # --- Plans ----------------------------------------------------------------------------------------------
 
@@ -276,7 +295,7 @@ class Reconciler:
             self._stages.end("sources")
         # At first all is claimed before anything is done: a younger Service must not have, for a moment, the
         # address of an older one that comes later in the list.
-        names = self._store.take_dirty(len(self._store.dirty) if is_first else _ROUND)
+        names = self._take_turns(is_first=is_first)
         if is_first:
             names.sort(key=self._age)
         changed = [self._keeper.claims.replace(name, self._plan(name)) for name in names]
@@ -290,6 +309,14 @@ class Reconciler:
             self._refresh_view()  # Services that asked for one that the kernel does not know get another
         if self._store.complete and is_first:
             self._prune()
+
+    def _take_turns(self, *, is_first: bool) -> list[ObjectName]:
+        """Return the Services to be served in this round."""
+        names = self._store.take_dirty(len(self._store.dirty) if is_first else _ROUND)
+        if is_first and self._store.complete:
+            # What nobody wants is removed behind this round, so each is looked at as it is now.
+            return list(dict.fromkeys((*self._spacing.end_all(), *names)))
+        return self._spacing.admit(names)
 
     def _prune(self) -> None:
         """From now on remove what nobody wants, beginning with what earlier agents left."""

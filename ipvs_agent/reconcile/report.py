@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ipvs_agent.errors import KernelError
 from ipvs_agent.logs import event
@@ -12,20 +12,48 @@ from ipvs_agent.model import IpSet, ObjectName, VirtualServerKey
 from ipvs_agent.operations import Operation
 from ipvs_agent.reconcile.executor import Failure
 from ipvs_agent.reconcile.foundation import Ground
+from ipvs_agent.reconcile.timers import LinesDue, Timers
 from ipvs_agent.sources.changes import Trouble
 
 logger = logging.getLogger("ipvs_agent")
 
 _NAMED = 3
-"""How many Services or failures are named before they are only counted."""
+"""How many Services of a line, or failures of a second, are named before they are only counted."""
+
+
+_BETWEEN_LINES = 1.0
+"""Seconds from one line about what was applied to the next, which says it of all rounds since."""
+_SAID_AGAIN = 10.0
+"""Seconds within which what is not served is not said in the same words again."""
 
 
 class Report:
     """Writes log lines."""
 
+    def __init__(self, timers: Timers, clock: Callable[[], float]) -> None:
+        self._timers = timers
+        self._clock = clock
+        self._applied = _Applied()
+        self._next_line = 0.0
+        self._named = 0
+        """Failures that were named in this second."""
+        self._unnamed = 0
+        self._second_ends = 0.0
+        self._said: dict[str, float] = {}
+        """When something was last said to be skipped; older ones are in the other, and then dropped."""
+        self._said_before: dict[str, float] = {}
+        self._said_anew = 0.0
+
     def skipped(self, fault: object) -> None:
-        """Say what is asked for and not served."""
-        logger.warning(event("skipped", object=fault))
+        """Say what is asked for and not served, unless it was said a moment ago."""
+        line, now = str(fault), self._clock()
+        if now >= self._said_anew:
+            self._said_before, self._said = self._said, {}
+            self._said_anew = now + _SAID_AGAIN
+        last = self._said.get(line) or self._said_before.get(line)
+        if last is None or now - last >= _SAID_AGAIN:
+            self._said[line] = now
+            logger.warning(event("skipped", object=line))
 
     def trouble(self, trouble: Trouble) -> None:
         """Say that a source cannot be read, or can be again."""
@@ -43,30 +71,60 @@ class Report:
         failures: int,
         seconds: float,
     ) -> None:
-        """Say what one round did; a round that did nothing says nothing."""
+        """Say what one round did, with what others do meanwhile if the last line is too young.
+
+        A round that did nothing says nothing.
+        """
         if not operations:
             return
-        names = ",".join(str(name) for name in list(services)[:_NAMED])
-        more = f"+{len(services) - _NAMED}" if len(services) > _NAMED else ""
-        logger.info(
-            event(
-                "applied",
-                operations=len(operations),
-                failed=failures,
-                ms=seconds * 1000,
-                **({"services": names + more} if services else {}),
-            )
-        )
         if logger.isEnabledFor(logging.DEBUG):
             for operation in operations:
                 logger.debug("operation %s", operation)
+        is_waiting = self._applied.operations > 0
+        self._applied.add(services, len(operations), failures, seconds)
+        if self._clock() >= self._next_line:
+            self._say_applied()
+        elif not is_waiting:
+            self._timers.add(self._next_line, LinesDue())
+
+    def flush(self) -> None:
+        """Say what has not been said yet."""
+        self._say_applied()
+        if self._unnamed:
+            logger.error(event("more operations failed", objects=self._unnamed))
+            self._unnamed = 0
+
+    def _say_applied(self) -> None:
+        done, self._applied = self._applied, _Applied()
+        if not done.operations:
+            return
+        self._next_line = self._clock() + _BETWEEN_LINES
+        names = ",".join(str(name) for name in itertools.islice(done.services, _NAMED))
+        more = f"+{len(done.services) - _NAMED}" if len(done.services) > _NAMED else ""
+        logger.info(
+            event(
+                "applied",
+                operations=done.operations,
+                failed=done.failures,
+                ms=done.seconds * 1000,
+                **({"rounds": done.rounds} if done.rounds > 1 else {}),
+                **({"services": names + more} if done.services else {}),
+            )
+        )
 
     def failed(self, failures: Sequence[Failure], attempt: int) -> None:
-        """Say what failed, and at which attempt; it is tried again."""
-        for failure in failures[:_NAMED]:
+        """Say what failed, and at which attempt; more than a few in a second are only counted."""
+        now = self._clock()
+        if now >= self._second_ends:
+            self._named, self._second_ends = 0, now + _BETWEEN_LINES
+        room = _NAMED - self._named
+        for failure in failures[:room]:
             logger.error(event("operation failed, trying again", error=failure.error, attempt=attempt))
-        if len(failures) > _NAMED:
-            logger.error(event("more operations failed", objects=len(failures) - _NAMED, attempt=attempt))
+        self._named = min(_NAMED, self._named + len(failures))
+        if len(failures) > room:
+            if not self._unnamed:
+                self._timers.add(self._second_ends, LinesDue())
+            self._unnamed += len(failures) - room
 
     def recovered(self, objects: Collection[object]) -> None:
         """Say that what had failed is done."""
@@ -159,3 +217,21 @@ class Report:
         """Say that the kernel was not as it had been left."""
         if count:
             logger.warning(event("the kernel was changed by others, repairing", objects=count))
+
+
+class _Applied:
+    """What was done since it was last said."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self.operations = 0
+        self.failures = 0
+        self.seconds = 0.0
+        self.services: dict[ObjectName, None] = {}
+
+    def add(self, services: Collection[ObjectName], operations: int, failures: int, seconds: float) -> None:
+        self.rounds += 1
+        self.operations += operations
+        self.failures += failures
+        self.seconds += seconds
+        self.services.update(dict.fromkeys(services))

@@ -26,6 +26,8 @@ class Settings(msgspec.Struct, frozen=True):
     """NodePorts are served on the addresses of the Node object alone."""
     sync_period: float = 30.0
     """Seconds from one audit to the next."""
+    min_sync_period: float = 0.1
+    """Seconds for which a Service that has just changed may wait, so that its changes are made together."""
     drain_seconds: float | None = None
     """A draining real server goes after so long at the latest; None: once its connections have ended."""
     vip_mode: VipMode = VipMode.AUTO

@@ -9,8 +9,18 @@ from typing import ClassVar
 import msgspec
 
 from ipvs_agent.addresses import Address
-from ipvs_agent.model import VirtualServerKey
+from ipvs_agent.model import ObjectName, VirtualServerKey
 from ipvs_agent.reconcile.claims import Key
+
+
+class ServiceDue(msgspec.Struct, frozen=True):
+    """Serve a Service that had its last turns too short a time ago."""
+
+    name: ObjectName
+
+
+class LinesDue(msgspec.Struct, frozen=True):
+    """Say in the log what was not said at once."""
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -68,19 +78,9 @@ class VipsMove(msgspec.Struct, frozen=True):
     """Move some VIPs to the form that they are to have."""
 
 
-Task = (
-    Retry
-    | DrainCheck
-    | RebuildDue
-    | AuditDue
-    | SliceDue
-    | SuspectsDue
-    | AddressesDue
-    | FlowsDue
-    | SchedulerTurn
-    | RampStep
-    | VipsMove
-)
+ObjectTask = Retry | DrainCheck | RebuildDue | SuspectsDue | SchedulerTurn | RampStep | VipsMove
+"""What concerns objects of the kernel."""
+Task = ObjectTask | ServiceDue | LinesDue | AuditDue | SliceDue | AddressesDue | FlowsDue
 
 
 class Timers:

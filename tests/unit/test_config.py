@@ -84,7 +84,6 @@ def test_file_of_kubeadm(read):
         "bindAddress",
         "clientConnection.burst",
         "featureGates",
-        "ipvs.minSyncPeriod",
         "somethingNew.of",
     )
 
@@ -137,6 +136,8 @@ def test_file_of_kubeadm(read):
         ),
         pytest.param("ipvs: {scheduler: wlc}", {"scheduler": "wlc"}, id="scheduler"),
         pytest.param("ipvs: {syncPeriod: 1m30s}", {"sync_period": 90.0}, id="syncPeriod"),
+        pytest.param("ipvs: {minSyncPeriod: 1s}", {"min_sync_period": 1.0}, id="minSyncPeriod"),
+        pytest.param("ipvs: {minSyncPeriod: 0s}", {}, id="minSyncPeriod left to kube-proxy"),
         pytest.param("ipvs: {strictARP: true}", {"strict_arp": True}, id="strictARP"),
         pytest.param("ipvs: null", {}, id="null section"),
         pytest.param("mode: ''", {}, id="mode left to kube-proxy"),
@@ -150,7 +151,6 @@ def test_fields_with_effect(read, text, expected):
     ("text", "field"),
     [
         pytest.param("ipvs: {excludeCIDRs: [10.0.0.0/8]}", "ipvs.excludeCIDRs", id="excludeCIDRs"),
-        pytest.param("ipvs: {minSyncPeriod: 1s}", "ipvs.minSyncPeriod", id="min"),
         pytest.param("ipvs: {tcpTimeout: 15m}", "ipvs.tcpTimeout", id="tcp"),
         pytest.param("ipvs: {tcpFinTimeout: 2m}", "ipvs.tcpFinTimeout", id="fin"),
         pytest.param("ipvs: {udpTimeout: 300s}", "ipvs.udpTimeout", id="udp"),

@@ -32,6 +32,7 @@ PURE_MODULES = (
     "reconcile/drift",
     "reconcile/settings",
     "reconcile/slow_start",
+    "reconcile/spacing",
     "reconcile/timers",
 )
 IMPURE = {

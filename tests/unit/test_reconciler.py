@@ -45,7 +45,7 @@ class Bench:
             self.kernel,
             self.kernel,
             self.worker,
-            Settings(**({"node_name": "node-a", "sync_period": 30} | settings)),
+            Settings(**({"node_name": "node-a", "sync_period": 30, "min_sync_period": 0} | settings)),
             lambda: self.now,
             outlets or Outlets(),
         )

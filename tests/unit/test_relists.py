@@ -46,6 +46,7 @@ def test_the_fault_of_a_slice_is_said_again_when_it_comes_back(caplog):
     listed = Listed(Kind.ENDPOINT_SLICE, frozenset({FAULTY_SLICE.name}))
     _, bench = told(Put(Kind.ENDPOINT_SLICE, FAULTY_SLICE), listed)
     assert 1 == caplog.text.count(str(OF_A_SLICE))
+    bench.now += 10
     bench.tell(Listed(Kind.ENDPOINT_SLICE, frozenset()), Put(Kind.ENDPOINT_SLICE, FAULTY_SLICE), listed)
 
     assert 2 == caplog.text.count(str(OF_A_SLICE))
