@@ -64,6 +64,11 @@ class NodeView(msgspec.Struct, frozen=True):
     undivided: frozenset[Family] = frozenset()
     """The families in which clients inside the cluster cannot be told from those outside: there an address
     for endpoints of this node alone serves all of the cluster's where this node has none, as kube-proxy's."""
+    undecided: frozenset[VirtualServerKey] = frozenset()
+    """Virtual servers of an agent before this one, while not all Services are known: one on an external
+    address stays as it is, because it may be that of a Service which is yet to come."""
+    unfilled: frozenset[VirtualServerKey] = frozenset()
+    """The same, while not all endpoints are known: one of this node may be yet to come."""
 
 
 _RealServers = tuple[RealServer, ...]
@@ -127,13 +132,16 @@ def external_keys(port: ServicePort, node: NodeView) -> list[VirtualServerKey]:
         for address in dict.fromkeys(port.external_ips + port.load_balancer_ips)
         if address != port.cluster_ip and (address, port.port) not in node.api_servers
     ]
+    keys = [VirtualServerKey(port.family, port.protocol, address, number) for address, number in asked]
+    if node.undecided:
+        keys = [key for key in keys if key not in node.undecided]
     if port.node_port:
-        asked += (
-            (address, port.node_port)
+        keys += (
+            VirtualServerKey(port.family, port.protocol, address, port.node_port)
             for address in node.node_port_addresses
             if len(address) == len(port.cluster_ip)
         )
-    return [VirtualServerKey(port.family, port.protocol, address, number) for address, number in asked]
+    return keys
 
 
 def _at_api_server(service: Service, port: ServicePort, node: NodeView) -> Iterator[Skipped]:
@@ -191,9 +199,10 @@ class _Compiler(NamedTuple):
         The address of a client outside is to be seen, so no set says "masquerade".
         """
         is_divided = bool(mark) and self.port.family not in self.node.undivided
-        outside = local if is_divided else local or everywhere
-        is_silent = bool(everywhere) and not outside
         for key in keys:
+            is_known = key not in self.node.unfilled
+            outside = local if is_divided or not is_known else local or everywhere
+            is_silent = bool(everywhere) and not outside and is_known
             members = [sets.port_member(Purpose.NOLOCAL, key)] if is_silent else []
             if mark:
                 members.append(sets.mark_member(key, mark))

@@ -142,7 +142,8 @@ class Keeper:
     def _welcome_outside(self, keys: dict[Key, None]) -> None:
         """Add what an earlier agent wrote to keep clients outside from addresses that have endpoints now."""
         for key in list(keys):
-            if isinstance(key, VirtualServerKey) and not key.mark and self.claims.frontend(key) is not None:
+            frontend = self.claims.frontend(key) if isinstance(key, VirtualServerKey) else None
+            if isinstance(key, VirtualServerKey) and not key.mark and frontend and frontend.real_servers:
                 silence = sets.port_member(Purpose.NOLOCAL, key)
                 if silence in self.achieved.members and not self.claims.wanted(silence):
                     keys[silence] = None
@@ -304,8 +305,11 @@ class Keeper:
 
     # --- What others did ------------------------------------------------------------------------------------
 
-    def adopt(self, tables: Tables) -> None:
-        """Take over what an agent before this one left; what the ledger does not name is not ours."""
+    def adopt(self, tables: Tables) -> frozenset[VirtualServerKey]:
+        """Take over what an agent before this one left, and return the virtual servers of it.
+
+        What the ledger does not name is not ours.
+        """
         ours = sets.ours(tables.virtual_servers, tables.members)
         behind = audit.read_slice(self._kernel, [key for key in tables.virtual_servers if key in ours])
         others: dict[Key, None] = {}
@@ -319,6 +323,7 @@ class Keeper:
         self._vip_forms.adopt()
         self.bring(others)
         self._report.adopted(len(behind), len(self._foreign))
+        return frozenset(behind)
 
     def left(self) -> drift.Left:
         """Return how the kernel was left, for an audit."""

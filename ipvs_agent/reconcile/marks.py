@@ -59,6 +59,8 @@ class Marks:
         marks: dict[ServicePort, int] = {}
         for port in service.ports:
             port_id = (port.family, port.protocol, port.name)
+            if node.undecided and not external_keys(port, node):
+                continue  # what it had under an agent before this one is not to be asked yet
             mark = before.pop(port_id, 0) or self._earlier(service, port, node) or self._fresh(port)
             if mark:
                 after[port_id] = marks[port] = mark

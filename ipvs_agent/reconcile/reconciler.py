@@ -22,6 +22,7 @@ from ipvs_agent.model import (
     ObjectName,
     Service,
     ServicePlan,
+    VirtualServerKey,
 )
 from ipvs_agent.reconcile import audit
 from ipvs_agent.reconcile.audits import Audits
@@ -43,7 +44,7 @@ from ipvs_agent.reconcile.messages import (
 from ipvs_agent.reconcile.older_flows import OlderFlows
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.report import Report
-from ipvs_agent.reconcile.settings import Settings, is_touched, needs_now, node_view
+from ipvs_agent.reconcile.settings import Settings, differing, is_touched, needs_now, node_view, with_left
 from ipvs_agent.reconcile.spacing import Spacing
 from ipvs_agent.reconcile.stages import Stages
 from ipvs_agent.reconcile.timers import (
@@ -65,7 +66,7 @@ from ipvs_agent.reconcile.timers import (
 )
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.worker import Worker
-from ipvs_agent.sources.changes import Change, Kind, Trouble
+from ipvs_agent.sources.changes import Change, Kind, Listed, Trouble
 from ipvs_agent.sources.store import FIRST, Store
 
 _SETTLED = 10_000
@@ -114,6 +115,8 @@ class Reconciler:
         self._laid_needs: Needs | None = None
         self._view: NodeView | None = None
         self._own_addresses: frozenset[Address] = frozenset()
+        self._left: frozenset[VirtualServerKey] = frozenset()
+        """The virtual servers of an agent before this one, until all that is asked for is known."""
         self._troubles: dict[str, str] = {}
         self._is_stopping = False
 
@@ -242,7 +245,8 @@ class Reconciler:
             return
         self._store.apply(change)
         self._unserved.changed(change)
-        if change.kind is Kind.NODE or self._has_moved_api_servers():
+        is_said_of_left = isinstance(change, Listed) and self._left and self._view is not None
+        if change.kind is Kind.NODE or is_said_of_left or self._has_moved_api_servers():
             self._refresh_view()
 
     def _run_task(self, task: Task) -> None:
@@ -322,6 +326,7 @@ class Reconciler:
         """From now on remove what nobody wants, beginning with what earlier agents left."""
         keeper = self._keeper
         keeper.begin_to_remove()
+        self._left = frozenset()
         achieved = keeper.achieved
         self._marks.adopt(())  # those of Services that are gone may be given again
         self._stages.end("kernel")
@@ -378,8 +383,9 @@ class Reconciler:
         api_servers = self._store.api_servers
         missing = frozenset(self._keeper.missing_schedulers)
         view = node_view(self._settings, self._ground, self._own_addresses, node, api_servers, missing)
-        if self._view is not None and view != self._view:
-            touched = (one for one in self._store.services.values() if is_touched(one, self._view, view))
+        view = with_left(view, self._left, self._store.listed)
+        if self._view is not None and (fields := differing(self._view, view)):
+            touched = (one for one in self._store.services.values() if is_touched(one, fields))
             self._store.dirty.update(dict.fromkeys(service.name for service in touched))
         self._view = view
         chosen = view.node_port_addresses if self._settings.chooses_node_ports else None
@@ -423,7 +429,7 @@ class Reconciler:
         if is_first:
             self._marks.adopt(laid.tables.members)
             try:
-                self._keeper.adopt(laid.tables)
+                self._left = self._keeper.adopt(laid.tables)
             except KernelError as error:
                 self._on_audit_failed(error)
                 return

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
 
 import msgspec
 
 from ipvs_agent.addresses import Address, Network
 from ipvs_agent.desired.compile import NodeView
 from ipvs_agent.desired.shim import Masquerade
-from ipvs_agent.model import Node, RealServerKey, Service, VipMode
+from ipvs_agent.model import Node, RealServerKey, Service, VipMode, VirtualServerKey
 from ipvs_agent.reconcile.foundation import Ground, Needs
 from ipvs_agent.schedulers.annotations import Choice
+from ipvs_agent.sources.changes import Kind
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -93,15 +94,35 @@ def _chosen(networks: Collection[Network], own: frozenset[Address]) -> frozenset
     )
 
 
-_ADDRESSES = {"addresses", "own", "node_port_addresses", "never_bound", "api_servers"}
+def with_left(view: NodeView, left: frozenset[VirtualServerKey], listed: Set[Kind]) -> NodeView:
+    """Return a view that spares what an agent before this one left, as long as not all is known of it.
+
+    listed: what has been listed whole.
+    """
+    knows_services = Kind.SERVICE in listed
+    knows_endpoints = knows_services and Kind.ENDPOINT_SLICE in listed
+    nothing: frozenset[VirtualServerKey] = frozenset()
+    return msgspec.structs.replace(
+        view, undecided=nothing if knows_services else left, unfilled=nothing if knows_endpoints else left
+    )
 
 
-def is_touched(service: Service, old: NodeView, new: NodeView) -> bool:
-    """Tell whether a Service may be another one on a node that has changed."""
-    differing = {field for field in NodeView.__struct_fields__ if getattr(old, field) != getattr(new, field)}
+_EXTERNAL = {
+    *("addresses", "own", "node_port_addresses", "never_bound", "api_servers"),
+    *("undecided", "unfilled"),
+}
+
+
+def differing(old: NodeView, new: NodeView) -> set[str]:
+    """Return the fields in which two views of a node differ."""
+    return {field for field in NodeView.__struct_fields__ if getattr(old, field) != getattr(new, field)}
+
+
+def is_touched(service: Service, differing: Set[str]) -> bool:
+    """Tell whether a Service may be another one on a node that has changed in some fields."""
     if differing == {"missing_schedulers"}:
         return bool(service.annotations or service.affinity_seconds)
-    if not differing <= _ADDRESSES:
+    if not differing <= _EXTERNAL:
         return True
-    # Cluster IPs do not depend on addresses of the node.
+    # Cluster IPs depend on none of that.
     return any(port.node_port or port.external_ips or port.load_balancer_ips for port in service.ports)

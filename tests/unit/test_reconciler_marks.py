@@ -10,7 +10,7 @@ from ipvs_agent.desired.split import mark_of
 from ipvs_agent.model import Protocol, VirtualServer, mark_key
 from ipvs_agent.operations import AddMember, AddVirtualServer, DeleteMember
 from ipvs_agent.reconcile.messages import AddressesChanged
-from ipvs_agent.sources.changes import Trouble
+from ipvs_agent.sources.changes import Kind, Listed, Trouble
 from ipvs_agent.testing.builders import endpoint_slice
 from tests.unit.benches import (
     INSIDE,
@@ -176,7 +176,7 @@ class TestAfterARestart:
         bench = serving(balanced(), C)
         assert {f"{LB},tcp:80"} == members_of(bench, "NOLOCAL")
         after = restart(bench, balanced(), endpoint_slice(endpoints=[A, C]))
-        after.tell(Trouble("web.yaml", "line 3: broken"))
+        after.tell(Listed(Kind.SERVICE, frozenset({balanced().name})), Trouble("slices", "Connection reset"))
 
         assert set() == members_of(after, "NOLOCAL")
         assert {"10.244.1.11:8080": 1} == after.tables()[f"-t {LB}:80"]
