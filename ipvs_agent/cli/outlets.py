@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -38,14 +39,14 @@ class RunningOutlets:
         self.outlets = Outlets(self._health, self, self._notes)
 
     @contextlib.contextmanager
-    def running(self, is_healthy: Callable[[], bool]) -> Iterator[None]:
-        """Tell what there is to tell for the length of a with block; is_healthy: whether the agent works."""
+    def running(self, is_healthy: Callable[[], bool], *others: _Part) -> Iterator[None]:
+        """Tell what there is to tell, and have other parts run, for the length of a with block.
+
+        is_healthy: whether the agent works.
+        """
         self._agent_is_healthy = is_healthy
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._notes.close)
-            if isinstance(self._recorder, Recorder):
-                stack.enter_context(started(self._recorder))
-            stack.enter_context(started(self._health))
+        recorders = [self._recorder] if isinstance(self._recorder, Recorder) else []
+        with contextlib.closing(self._notes), started(*recorders, self._health, *others):
             yield
 
     def warn(self, service: Service, reason: str, note: str, *, near: bool) -> None:
@@ -76,10 +77,18 @@ def _subject(name: ObjectName, uid: str) -> EventSubject:
 
 
 @contextlib.contextmanager
-def started(part: _Part) -> Iterator[None]:
-    """Have a part run for the length of a with block."""
-    part.start()
+def started(*parts: _Part) -> Iterator[None]:
+    """Have parts run for the length of a with block; they stop together, each within a second."""
+    running: list[_Part] = []
     try:
+        for part in parts:
+            part.start()
+            running.append(part)
         yield
     finally:
-        part.stop()
+        # One after another they would together take more than the agent has for its end.
+        stops = [threading.Thread(target=part.stop, name="stop", daemon=True) for part in running]
+        for stop in stops:
+            stop.start()
+        for stop in stops:
+            stop.join()

@@ -15,7 +15,7 @@ from ipvs_agent import __version__, logs
 from ipvs_agent.cli import configuration, wiring
 from ipvs_agent.config import AgentConfig, node_name, remarks
 from ipvs_agent.kernel.node import NodeKernel
-from ipvs_agent.reconcile.messages import AddressesChanged, Stop
+from ipvs_agent.reconcile.messages import AddressesChanged
 from ipvs_agent.reconcile.reconciler import Reconciler
 from ipvs_agent.reconcile.settings import Settings
 from ipvs_agent.reconcile.worker import ThreadWorker
@@ -85,7 +85,7 @@ def _run_on(
     arguments: argparse.Namespace, config: AgentConfig, settings: Settings, kernel: NodeKernel
 ) -> None:
     # A single sync tells nobody and follows nothing, so it need not wait for these.
-    from ipvs_agent.cli.outlets import RunningOutlets, api_events, started  # noqa: PLC0415
+    from ipvs_agent.cli.outlets import RunningOutlets, api_events  # noqa: PLC0415
     from ipvs_agent.kernel.address_events import AddressEvents  # noqa: PLC0415
     from ipvs_agent.serve.events import NullRecorder  # noqa: PLC0415
 
@@ -96,17 +96,15 @@ def _run_on(
     told = RunningOutlets(events)
     reconciler = Reconciler(kernel, NodeKernel(), ThreadWorker(), settings, time.monotonic, told.outlets)
     _stop_on_signals(reconciler)
-    with (
-        told.running(reconciler.is_healthy),
-        started(AddressEvents(lambda: reconciler.tell(AddressesChanged()))),
-        started(wiring.source(arguments, config, settings.node_name, reconciler.tell)),
-    ):
+    addresses = AddressEvents(lambda: reconciler.tell(AddressesChanged()))
+    source = wiring.source(arguments, config, settings.node_name, reconciler.tell)
+    with told.running(reconciler.is_healthy, addresses, source):
         reconciler.run()
 
 
 def _stop_on_signals(reconciler: Reconciler) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: reconciler.tell(Stop()))
+        signal.signal(number, lambda *_: reconciler.stop())
 
 
 def _end_process(fault: threading.ExceptHookArgs) -> None:

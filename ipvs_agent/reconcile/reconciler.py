@@ -26,6 +26,7 @@ from ipvs_agent.model import (
 )
 from ipvs_agent.reconcile import audit
 from ipvs_agent.reconcile.audits import Audits
+from ipvs_agent.reconcile.claims import Key
 from ipvs_agent.reconcile.foundation import Ground, Needs
 from ipvs_agent.reconcile.health import Health
 from ipvs_agent.reconcile.keeper import Keeper
@@ -128,6 +129,11 @@ class Reconciler:
         """Hand something to the loop, from any thread."""
         self._inbox.put(message)
 
+    def stop(self) -> None:
+        """Have the loop end soon, in the midst of a large round too; in its thread or a signal handler."""
+        self._is_stopping = True
+        self.tell(Stop())
+
     def start(self) -> None:
         """Have the foundation laid and the kernel read; `run` and `run_once` begin with it."""
         self._start_audit()
@@ -152,6 +158,8 @@ class Reconciler:
             self._wait()
             self.catch_up()
         self._keeper.rebuilds.release()
+        if self._is_stopping:
+            return False
         self._keeper.end_moves()
         self._keeper.end_drains()
         self._report.flush()
@@ -183,8 +191,10 @@ class Reconciler:
 
     def catch_up(self) -> None:
         """Take what has come, do what is due and one round of what is dirty, without waiting for anything."""
-        while not self._inbox.empty():
+        while not (self._is_stopping or self._inbox.empty()):
             self._handle(self._inbox.get())
+        if self._is_stopping:
+            return
         self._round()
         # What has come goes first: for a task the kernel may have to wait.
         for task in self._timers.take_due(self._clock()):
@@ -302,16 +312,22 @@ class Reconciler:
         names = self._take_turns(is_first=is_first)
         if is_first:
             names.sort(key=self._age)
-        changed = [self._keeper.claims.replace(name, self._plan(name)) for name in names]
+        changed: list[dict[Key, None]] = []
+        for name in names:
+            if self._is_stopping:
+                return
+            changed.append(self._keeper.claims.replace(name, self._plan(name)))
         if is_first:
             self._stages.end("compile")
         self._keeper.choose_vip_form()
         for start in range(0, len(names), _ROUND):
+            if self._is_stopping:
+                return
             now = slice(start, start + _ROUND)
             self._keeper.bring({key: None for keys in changed[now] for key in keys}, names[now])
         if self._view and len(self._keeper.missing_schedulers) > len(self._view.missing_schedulers):
             self._refresh_view()  # Services that asked for one that the kernel does not know get another
-        if self._store.complete and is_first:
+        if self._store.complete and is_first and not self._is_stopping:
             self._prune()
 
     def _take_turns(self, *, is_first: bool) -> list[ObjectName]:
