@@ -12,6 +12,11 @@ import json
 import re
 from collections.abc import Iterator
 
+import msgspec
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises where text is not the JSON that is asked for; the last two are no errors of its own."""
+
 _PIECE = 64 * 1024
 
 Step = str | int
@@ -112,7 +117,11 @@ class JsonLines:
         self._line += self._data.count(b"\n", self._position, position)
         self._position = position
         text = part.decode()
-        return self._line + text.count("\n", 0, _offset(text, steps_of(field)))
+        try:
+            offset = _offset(text, steps_of(field))
+        except RecursionError:  # Python's reader gives up before that of the objects
+            offset = 0
+        return self._line + text.count("\n", 0, offset)
 
 
 def _offset(text: str, steps: list[Step]) -> int:

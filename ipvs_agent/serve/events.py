@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from ipvs_agent.documents import UNREADABLE
 from ipvs_agent.errors import SourceError
 
 EVENTS_A_MINUTE = 60
@@ -282,5 +283,5 @@ def _cut(note: str) -> str:
 def _message(text: bytes) -> str:
     try:
         return msgspec.json.decode(text, type=_Status).message
-    except msgspec.MsgspecError:  # not the API server, but a proxy before it
+    except UNREADABLE:  # not the API server, but a proxy before it
         return text[:200].decode(errors="replace")

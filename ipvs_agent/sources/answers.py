@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 import msgspec
 
+from ipvs_agent.documents import UNREADABLE
 from ipvs_agent.errors import SourceError
 from ipvs_agent.sources import framing
 from ipvs_agent.sources.api_client import Response
@@ -123,7 +124,7 @@ def events(response: Response, asked: str) -> Iterator[Event]:
         try:
             event = _decode_event(line)
             status = _decode_status(event.object) if event.type is EventType.ERROR else None
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise Nonsense(f"the watch says what is no event: {error}") from error
         if status is not None:
             raise _refused(status, asked, 0.0)
@@ -134,7 +135,7 @@ def metadata(event: Event) -> Meta:
     """Read the metadata of an event's object."""
     try:
         return _decode_object(event.object).metadata
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Nonsense(f"the watch says what is no object: {error}") from error
 
 
@@ -143,7 +144,7 @@ def refusal(response: Response, asked: str) -> Refused:
     text = b"".join(response.chunks())
     try:
         status = _decode_status(text)
-    except msgspec.MsgspecError:  # not the API server, but a proxy before it
+    except UNREADABLE:  # not the API server, but a proxy before it
         status = _Status(message=text[:200].decode(errors="replace"))
     status.code = response.status
     return _refused(status, asked, response.retry_after)

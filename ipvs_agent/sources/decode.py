@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ipvs_agent.documents import explain
+from ipvs_agent.documents import UNREADABLE, explain
 from ipvs_agent.model import ObjectName, Skipped
 from ipvs_agent.sources import checks, identity, nodes, services, slices, wire
 from ipvs_agent.sources.changes import Kind, Put, Rejected, Removed
@@ -25,7 +25,7 @@ def decode(kind: Kind, data: bytes | msgspec.Raw) -> Put | Removed | Rejected:
         return nodes.from_wire(_NODES.decode(data))
     except UnusableError as error:
         field, reason = error.field, error.reason
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         field, reason = explain(error)
     name, subject = _identify(kind, data)
     return Rejected(kind, name, Skipped(subject, field, reason))
@@ -40,7 +40,7 @@ def _identify(kind: Kind, data: bytes | msgspec.Raw) -> tuple[ObjectName | None,
     """Return the name of an unusable object as far as it has one, and what to call it."""
     try:
         metadata = msgspec.json.decode(data, type=wire.Identity).metadata or wire.Name()
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None, kind.value
     try:
         name = identity.name_of(kind, metadata)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from ipvs_agent.documents import UNREADABLE
 from ipvs_agent.errors import SourceError
 
 ResourceVersion = Annotated[str, msgspec.Meta(min_length=1)]
@@ -76,7 +77,7 @@ class ListReader:
         """Return the items that are left and what the list says of itself; SourceError: it is cut short."""
         try:
             envelope = msgspec.json.decode(self._head + self._buffer, type=_Envelope)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise SourceError(f"the answer is not a list of objects: {error}") from error
         return envelope.items or [], envelope.metadata
 
@@ -84,6 +85,6 @@ class ListReader:
 def _is_json(text: bytes) -> bool:
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return False
     return True

@@ -305,6 +305,13 @@ class TestAnswers:
         ] == bench.warnings
         assert (3, 3) == (len(bench.sent), bench.recorder.dropped)
 
+    def test_a_refusal_that_is_not_utf_8_is_told_as_far_as_it_can_be_read(self):
+        bench = Bench(Answer(413, text=b'{"message": "caf\xe9"}'))
+        bench.say()
+        bench.pass_time(0)
+
+        assert ['Events are refused: 413: {"message": "caf\ufffd"}'] == bench.warnings
+
     def test_a_refusal_by_something_else_is_told_in_its_words(self):
         bench = Bench(Answer(413, text=b"<html>too large\xff" + b"x" * 1000))
         bench.say()

@@ -474,6 +474,18 @@ class TestTrouble:
                 "the watch says what is no event: Invalid enum value 'MOVED' - at `$.type`",
                 id="an unknown event",
             ),
+            pytest.param(
+                Say(b'{"type":"ERROR","object":{"kind":"Status","code":500,"message":"caf\xe9"}}\n'),
+                "the watch says what is no event: "
+                "'utf-8' codec can't decode byte 0xe9 in position 3: unexpected end of data",
+                id="an event that is not UTF-8",
+            ),
+            pytest.param(
+                Say(b'{"type":"BOOKMARK","object":{"metadata":' + 3000 * b"[" + 3000 * b"]" + b"}}\n"),
+                "the watch says what is no event: "
+                "maximum recursion depth exceeded while deserializing an object",
+                id="an event of great depth",
+            ),
         ],
     )
     def test_it_is_told_once_and_once_that_it_is_over(self, run, told, fault, message):

@@ -242,6 +242,17 @@ class TestFaults:
         bench.write(name, service(port=81) if name.endswith(".json") else yaml_service(port=81))
         assert ["put default/web 81", f"trouble {name}: "] == bench.scan(times=5)
 
+    @pytest.mark.parametrize("shape", ["%s", '{"kind": "List", "items": [%s]}', "%s\n{}"])
+    def test_a_fault_in_what_is_nested_as_deeply_as_can_be_read_is_told(self, bench, shape):
+        """Some of this is read by two readers, and one of them gives up earlier."""
+        for depth in range(820, 1000):
+            text = json.dumps(service(port=99999, junk="JUNK"))
+            bench.write("a.json", shape % text.replace('"JUNK"', depth * "[" + depth * "]"))
+            bench.scan(times=2)
+            faults = [change.object.skipped[0].field for change in bench.changes if isinstance(change, Put)]
+
+            assert faults in ([], ["spec.ports[0].port"])
+
     def test_not_text(self, bench):
         (bench.path / "a.json").write_bytes(b'{"a":\n"\xff"}')
 
