@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import subprocess
 import threading
 import time
@@ -30,6 +31,12 @@ from ipvs_agent.sources.decode import decode
 from tools.lab import talk
 
 _PATIENCE = 600.0
+_LAID, _SERVING = " foundation laid ", " serving "
+"""How lines of the agent's log begin behind their time."""
+_STAGE = re.compile(r" (\w+)_ms=(\d+)")
+_INSIDE = Masquerade(cluster_networks=(parse_network("10.128.0.0/9"),))
+_SETTINGS = Settings("node-0", sync_period=3600.0, needs=Needs(masquerade=_INSIDE))
+"""So that no audit comes meanwhile."""
 _numbers = itertools.count()
 
 
@@ -65,22 +72,31 @@ def serving(size: Size) -> Iterator[AgentInProcess]:
             agent.end()
 
 
+def stages(words: str) -> dict[str, float]:
+    """Return the seconds of each stage of a start, from the line in which the agent says that it serves."""
+    (line,) = (line for line in words.splitlines() if _SERVING in line)
+    return {name: int(milliseconds) / 1000 for name, milliseconds in _STAGE.findall(line)}
+
+
 class AgentInProcess:
     """A reconciler on the real kernel of a namespace, which can be watched more closely than a process."""
 
-    def __init__(self, name: str) -> None:
-        self.applied = 0.0
-        """When the last batch for IPVS was done."""
+    def __init__(self, name: str, settings: Settings = _SETTINGS) -> None:
         self.added: dict[Address, float] = {}
         """When a real server was last added, by its address."""
         self.edited = 0
         """How many virtual servers were changed after they had been made."""
-        self.busy = 0.0
-        """Seconds that its thread did not wait; a clock of CPU time misses what is over before it ticks."""
+        self.serving_at = 0.0
+        """When all that was told first was there."""
+        self.stages: dict[str, float] = {}
+        """The seconds of each stage of its start, in its own words."""
+        self._rounds = 0
+        self._said: dict[str, int] = {}
+        """In which round its log first had the words that are waited for."""
         self._is_at_work = False
-        self._is_serving = threading.Event()
+        self._news = threading.Condition()
         made: Future[Reconciler] = Future()
-        self._thread = threading.Thread(target=self._run, args=(name, made), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(name, settings, made), daemon=True)
         self._thread.start()
         self._reconciler = made.result()
 
@@ -88,29 +104,46 @@ class AgentInProcess:
         """Hand over changes as a source does."""
         self._reconciler.tell(changes)
 
+    def wait_until_ready(self) -> None:
+        """Wait until all is there that does not depend on what it is told."""
+        self._wait_for_words(_LAID)
+
     def wait_until_serving(self) -> None:
         """Wait until all that was told first is there; then nothing happens until something is told."""
-        if not self._is_serving.wait(_PATIENCE):
-            raise TimeoutError("the agent did not get to serve in time")
-        self.wait_until(lambda: not self._is_at_work)  # it says so a little before it is done
+        self._wait_for_words(_SERVING)
+
+    def wait_until_added(self, address: Address) -> float:
+        """Wait until there is a real server of this address and nothing left to do; return when it came."""
+        self.wait_until(lambda: address in self.added and not self._is_at_work)
+        return self.added[address]
 
     def wait_until(self, condition: Callable[[], bool], seconds: float = _PATIENCE) -> None:
-        """Wait until a condition holds."""
-        deadline = time.perf_counter() + seconds
-        while not condition():
-            if time.perf_counter() > deadline:
+        """Wait until a condition holds, which is looked at when the agent has done something."""
+        with self._news:
+            if not self._news.wait_for(condition, seconds):
                 raise TimeoutError("the agent did not get there in time")
-            time.sleep(0.001)
+
+    def cpu(self) -> float:
+        """Return the seconds of CPU time that its loop has had."""
+        assert self._thread.ident is not None
+        return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
 
     def end(self) -> None:
         """End the reconciler's thread."""
         self._reconciler.tell(Stop())
         self._thread.join()
 
-    def _run(self, name: str, made: Future[Reconciler]) -> None:
+    def _wait_for_words(self, words: str) -> None:
+        # They are said a little before the round is over.
+        self.wait_until(lambda: self._said.get(words, self._rounds) < self._rounds)
+
+    def _run(self, name: str, settings: Settings, made: Future[Reconciler]) -> None:
         try:
             with talk.inside(name), closing(NodeKernel()) as kernel, closing(NodeKernel()) as background:
-                reconciler = self._make(kernel, background)
+                self._watch(kernel)
+                # The worker's thread is made here, so that it is in the same namespace.
+                reconciler = Reconciler(kernel, background, ThreadWorker(), settings, time.monotonic)
+                self._watch_rounds(reconciler)
                 made.set_result(reconciler)
                 with self._listening():
                     reconciler.run()
@@ -119,32 +152,30 @@ class AgentInProcess:
                 raise
             made.set_exception(error)
 
-    def _make(self, kernel: NodeKernel, background: NodeKernel) -> Reconciler:
-        self._watch(kernel)
-        network = parse_network("10.128.0.0/9")
-        needs = Needs(masquerade=Masquerade(cluster_networks=(network,)))
-        settings = Settings("node-0", sync_period=3600.0, needs=needs)  # no audit meanwhile
-        # The worker's thread is made here, so that it is in the same namespace.
-        reconciler = Reconciler(kernel, background, ThreadWorker(), settings, time.monotonic)
+    def _watch_rounds(self, reconciler: Reconciler) -> None:
         catch_up = reconciler.catch_up
 
-        def timed() -> None:
+        def watched() -> None:
             self._is_at_work = True
-            started = time.perf_counter()
             catch_up()
-            self.busy += time.perf_counter() - started
             self._is_at_work = False
+            self._rounds += 1
+            self._tell_news()
 
-        reconciler.catch_up = timed  # type: ignore[method-assign]
-        return reconciler
+        reconciler.catch_up = watched  # type: ignore[method-assign]
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """Have the agent's own words say when it serves."""
+        """Have the agent's own words say how far it is."""
 
         def hear(record: logging.LogRecord) -> bool:
-            if record.getMessage().startswith("serving "):
-                self._is_serving.set()
+            line = f" {record.getMessage()}"
+            for words in (_LAID, _SERVING):
+                if line.startswith(words):
+                    self._said.setdefault(words, self._rounds)
+            if line.startswith(_SERVING) and not self.serving_at:
+                self.serving_at = time.perf_counter()
+                self.stages = stages(line)
             return True
 
         log = logging.getLogger("ipvs_agent")
@@ -162,12 +193,16 @@ class AgentInProcess:
 
         def timed(operations: Sequence[IpvsOperation]) -> Outcomes:
             outcomes = apply(operations)
-            self.applied = time.perf_counter()
+            now = time.perf_counter()
             for operation in operations:
                 if isinstance(operation, AddRealServer):
-                    self.added[operation.real_server.address] = self.applied
+                    self.added[operation.real_server.address] = now
                 elif isinstance(operation, SetVirtualServer):
                     self.edited += 1
             return outcomes
 
         kernel.ipvs.apply = timed  # type: ignore[method-assign]
+
+    def _tell_news(self) -> None:
+        with self._news:
+            self._news.notify_all()

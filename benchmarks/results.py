@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,14 @@ FILE = FOLDER / "results.jsonl"
 
 Row = dict[str, Any]
 """What was measured of one thing: plain figures by names with units; None: not measured."""
+
+
+def latencies(seconds: Sequence[float]) -> Row:
+    """Return median, 99th percentile and longest of some times, in ms."""
+    times = [1000 * one for one in seconds]
+    # The inclusive method does not go beyond the longest where there are few.
+    p99 = statistics.quantiles(times, n=100, method="inclusive")[98] if len(times) > 1 else times[0]
+    return {"median_ms": statistics.median(times), "p99_ms": p99, "longest_ms": max(times)}
 
 
 def keep(benchmark: str, rows: Sequence[Row]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -48,24 +47,23 @@ def _measure(size: Size) -> results.Row:
     # Each Service once, for an address that is replaced before it was added never is.
     events = [_update(number, size.endpoints) for number in range(min(SERVICES, size.services))]
     with bench.serving(size) as agent:
-        told, decoding, busy = [], 0.0, agent.busy
+        told, decoding, before = [], 0.0, agent.cpu()
         begin = time.perf_counter()
         for number, (event, _) in enumerate(progress.over(events, len(events), f"rolling update at {size}")):
             time.sleep(max(0.0, begin + number / RATE - time.perf_counter()))
             told.append(time.perf_counter())
+            cpu = time.thread_time()
             agent.tell([decode(Kind.ENDPOINT_SLICE, event)])
-            decoding += time.perf_counter() - told[-1]
+            decoding += time.thread_time() - cpu
         agent.wait_until(lambda: all(new in agent.added for _, new in events))
         seconds = max(agent.added[new] for _, new in events) - begin
-        busy = agent.busy - busy
-    times = [(agent.added[new] - at) * 1000 for (_, new), at in zip(events, told, strict=True)]
+        loop = agent.cpu() - before
+    times = [agent.added[new] - at for (_, new), at in zip(events, told, strict=True)]
     return {
         "services": str(size),
         "size": size.services,
-        "share": (busy + decoding) / seconds,
-        "median_ms": statistics.median(times),
-        "p99_ms": statistics.quantiles(times, n=100)[98],
-        "longest_ms": max(times),
+        "share": (loop + decoding) / seconds,
+        **results.latencies(times),
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -80,13 +79,7 @@ def _asks_for(number: int, scheduler: str) -> Change:
 
 
 def _row(when: str, times: Sequence[float]) -> results.Row:
-    return {
-        "when": when,
-        "endpoints": len(times),
-        "median_ms": statistics.median(times) * 1000,
-        "p99_ms": statistics.quantiles(times, n=100)[98] * 1000,
-        "longest_ms": max(times) * 1000,
-    }
+    return {"when": when, "endpoints": len(times), **results.latencies(times)}
 
 
 if __name__ == "__main__":

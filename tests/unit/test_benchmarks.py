@@ -7,8 +7,10 @@ import json
 
 import pytest
 
-from benchmarks import progress, results, scale, sizes
+from benchmarks import bench, floor, in_hand, progress, results, scale, sizes, start
 from benchmarks.sizes import Size
+from ipvs_agent.kernel.netlink import NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
+from ipvs_agent.reconcile.report import Report
 
 
 class TestSizes:
@@ -47,6 +49,19 @@ class TestResults:
         assert "start" == json.loads(line)["benchmark"]
 
 
+class TestLatencies:
+    def test_they_are_in_ms(self):
+        found = results.latencies([number / 1000 for number in range(101)])
+
+        assert {"median_ms": 50, "p99_ms": 99, "longest_ms": 100} == pytest.approx(found)
+
+    def test_of_few_none_is_longer_than_the_longest(self):
+        assert 2 >= results.latencies([0.001, 0.002])["p99_ms"]
+
+    def test_one_is_all_of_them(self):
+        assert {5.0} == set(results.latencies([0.005]).values())
+
+
 class TestProgress:
     def test_nothing_is_said_where_nobody_reads_it(self, capsys, monkeypatch):
         monkeypatch.delenv(progress.TERMINAL, raising=False)
@@ -71,3 +86,139 @@ class TestProgress:
 )
 def test_requests_are_told_apart(query, name):
     assert name == scale.request_name(f"https://api.test/api/v1/services?{query}")
+
+
+class TestStages:
+    def test_they_are_the_agents_own_words(self, caplog):
+        caplog.set_level("INFO", "ipvs_agent")
+        Report().serving(2, 3, 1, {"foundation": 0.5, "compile": 0.0123})
+
+        said = f"2026-01-01T00:00:00.000Z INFO    starting\n2026 INFO    {caplog.messages[0]}\n"
+        assert {"foundation": 0.5, "compile": 0.012} == bench.stages(said)
+
+
+class TestStopwatch:
+    def test_what_a_call_within_another_takes_is_not_counted_twice(self):
+        now = iter([0.0, 1.0, 4.0, 6.0, 10.0, 11.0])
+        watch = in_hand.Stopwatch(lambda: next(now))
+        inner = watch.timed("kernel", lambda: None)
+
+        watch.timed("encode", lambda: [inner(), "done"])()
+        inner()
+
+        assert {"encode": 3.0, "kernel": 3.0 + 1.0} == watch.seconds
+
+    def test_the_answer_and_the_arguments_go_through(self):
+        assert [1, 2] == in_hand.Stopwatch().timed("list", sorted)([2, 1], reverse=False)
+
+    def test_all_that_is_timed_is_put_back(self):
+        before = [getattr(owner, name) for owner, name, _ in in_hand.TIMED]
+
+        with in_hand.Stopwatch().watching():
+            pass
+
+        assert before == [getattr(owner, name) for owner, name, _ in in_hand.TIMED]
+
+
+BARRIER = floor._HEADER.pack(16, 1, 5, 7, 0)
+
+
+class Socket:
+    """A socket whose kernel answers each burst with the next of some answers."""
+
+    def __init__(self, answers):
+        self.sent = []
+        self._answers = answers
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def send(self, data):
+        self.sent.append(data)
+
+    def recv_into(self, room, size, flags):
+        answer = self._answers.pop(0)
+        room[: len(answer)] = answer
+        return len(answer)
+
+
+def answer(sequence=7, error=0):
+    return floor._ANSWER.pack(36, 2, 0, sequence, 0, -error) + BARRIER
+
+
+class TestFloor:
+    def replay(self, monkeypatch, bursts, answers):
+        sockets = {protocol: Socket(answers) for protocol in floor.WHAT}
+        monkeypatch.setattr(floor, "_open", sockets.__getitem__)
+        recording = floor.Recording()
+        recording.bursts += bursts
+        return recording.replay(), sockets
+
+    def test_bytes_are_noted_as_they_were_sent(self):
+        recording = floor.Recording()
+        with recording.record():
+            sock = NetlinkSocket(NETLINK_ROUTE)
+        nothing_to_do = (1, 0, b"four")
+        sock.send([nothing_to_do, nothing_to_do])
+        sock.close()
+
+        ((protocol, burst),) = recording.bursts
+        assert (NETLINK_ROUTE, 2 * 20 + 16, 2) == (protocol, len(burst), burst.count(b"four"))
+
+    def test_sockets_are_the_usual_ones_afterwards(self):
+        recording = floor.Recording()
+        with recording.record():
+            pass
+        sock = NetlinkSocket(NETLINK_ROUTE)
+        sock.send([(1, 0, b"")])
+        sock.close()
+
+        assert [] == recording.bursts
+
+    @pytest.mark.parametrize("data", [b"", b"\0" * 15, floor._HEADER.pack(16, 18, 0x301, 7, 0)])
+    def test_a_lone_question_is_no_burst(self, data):
+        assert not floor.has_barrier(data)
+
+    def test_each_burst_goes_to_a_socket_of_its_protocol_in_order(self, monkeypatch):
+        bursts = [(NETLINK_ROUTE, b"1" + BARRIER), (NETLINK_GENERIC, BARRIER), (NETLINK_ROUTE, BARRIER)]
+
+        seconds, sockets = self.replay(monkeypatch, bursts, [answer()] * 3)
+
+        assert [b"1" + BARRIER, BARRIER] == sockets[NETLINK_ROUTE].sent
+        assert [BARRIER] == sockets[NETLINK_GENERIC].sent
+        assert {"ipvs": True, "sets": False, "vips": True} == {
+            what: bool(one) for what, one in seconds.items()
+        }
+        assert [] == sockets[NETLINK_NETFILTER].sent
+
+    @pytest.mark.parametrize(
+        "refused",
+        [pytest.param(answer(error=17), id="the last"), pytest.param(answer(6, 17), id="one before it")],
+    )
+    def test_a_floor_of_refused_messages_is_none(self, monkeypatch, refused):
+        with pytest.raises(RuntimeError, match="refused a replayed message of ipvs: File exists"):
+            self.replay(monkeypatch, [(NETLINK_GENERIC, BARRIER)], [refused])
+
+
+class TestStart:
+    def test_the_try_in_the_middle_counts_as_a_whole(self):
+        tries = [{"all": 3.0, "list": 0.1}, {"all": 1.0, "list": 0.9}, {"all": 2.0, "list": 0.5}]
+
+        assert {"all": 2.0, "list": 0.5} == start._middle(tries, lambda one: one["all"])
+
+    @pytest.mark.parametrize(
+        ("size", "in_hand", "is_reached"),
+        [(80_000, 4.0, True), (80_000, 4.1, False), (79_999, 9.0, True)],
+    )
+    def test_the_goal_is_for_json_in_hand_at_large_sizes(self, monkeypatch, size, in_hand, is_reached):
+        parts = {"list": 0.1, "decode": 0.1, "compile": 0.1, "encode": 0.1, "kernel": 0.1, "rest": 0.1}
+        row = {"services": "1 of 1", "size": size, "floor": 1.0, "in_hand": in_hand, "agent": 100.0}
+        row |= {f"in_hand_{stage}": seconds for stage, seconds in parts.items()}
+        monkeypatch.setattr(start, "_load_modules", lambda: None)
+        monkeypatch.setattr(start, "_measure", lambda size: row)
+        monkeypatch.setattr(results, "keep", lambda benchmark, rows: None)
+
+        assert is_reached == start.main([Size(1, 1)])
