@@ -77,15 +77,23 @@ def of_port(
         reason = f"means nothing to {choice.scheduler}; use wrr, wlc, sed, nq or twos"
         skipped.append(_skipped(service, f"[{SLOW_START}]", reason))
         wishes = msgspec.structs.replace(wishes, slow_start_seconds=0.0)
-    has_hash = not _obstacle(_BY_SOURCE, port, count, missing_schedulers)
+    obstacle = _obstacle(_BY_SOURCE, port, count, missing_schedulers)
+    if obstacle and service.affinity_seconds and service.external_local and not _is_by_source(choice):
+        reason = f"{obstacle}, so clients inside the cluster have none at addresses for clients outside"
+        skipped.append(Skipped(f"Service {service.name}", "spec.sessionAffinity", reason))
     distribution = Distribution(
         choice=choice,
-        by_mark=_BY_SOURCE if service.affinity_seconds and has_hash else choice,
+        by_mark=_BY_SOURCE if service.affinity_seconds and not obstacle else choice,
         affinity_seconds=0 if is_shared else service.affinity_seconds,
         netmask=wishes.netmasks.get(port.family, FULL_NETMASK),
         wishes=wishes,
     )
     return distribution, skipped
+
+
+def _is_by_source(choice: Choice) -> bool:
+    """Tell whether a scheduler with a larger table than `sh` keeps clients at their endpoint."""
+    return choice.scheduler == "mh" and not choice.flags & SCHEDULERS["mh"].flag_bits["mh-port"]
 
 
 def real_servers(

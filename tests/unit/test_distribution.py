@@ -253,6 +253,27 @@ class TestRoom:
             plan.frontends[-1].virtual_server.scheduler,
             plan.frontends[-1].virtual_server.flags,
         )
+        assert [
+            "spec.sessionAffinity: sh has room for 256 endpoints and port 'http' has more, so clients inside"
+            " the cluster have none at addresses for clients outside"
+        ] == said(plan)
+
+    @pytest.mark.parametrize(
+        ("flags", "local", "is_said"),
+        [
+            pytest.param("", True, False, id="mh keeps clients too"),
+            pytest.param("mh-port", True, True, id="but not by their ports"),
+            pytest.param("mh-port", False, False, id="there is no mark"),
+        ],
+    )
+    def test_that_it_has_none_is_said_where_affinity_is_lost(self, flags, local, is_said):
+        fields = {"external_local": local, "affinity_seconds": 60}
+        asked = {"scheduler": "mh"} | ({"scheduler_flags": flags} if flags else {})
+        plan = compiled(
+            *many(257), ports=[port(load_balancer_ips=["198.51.100.7"])], services=fields, **asked
+        )
+
+        assert is_said is bool(said(plan))
 
 
 class TestCaps:
