@@ -25,8 +25,11 @@ is gone within 10 seconds after its last connection has closed."""
 PATIENCE_BEHIND_MARK = 3600.0
 """Seconds for which an address stays for connections behind a mark that other addresses have too: IPVS does
 not say on which of them a connection came in."""
-_STILL = 5.0
+STILL = 5.0
 """Seconds without a packet after which connections that are not established are given up."""
+STILL_OF_NOBODY = 4.25
+"""So many where nobody wants the virtual server any more: with the time until the first look it is gone
+within 5 seconds, if no connection is established."""
 
 
 class Progress(msgspec.Struct):
@@ -37,6 +40,8 @@ class Progress(msgspec.Struct):
     """When the last one of them began to drain, as far as this process knows."""
     due: float
     """When to look next."""
+    patience: float = STILL
+    """For how many seconds connections that are not established may be without a packet."""
     began: dict[RealServerKey, float] = {}
     packets: dict[RealServerKey, tuple[int, float]] = {}
     """Packets of each, and since when that number stands."""
@@ -61,7 +66,7 @@ class Progress(msgspec.Struct):
             if packets != last:
                 since = now
             self.packets[endpoint] = (packets, since)
-            is_still = now - since >= _STILL
+            is_still = now - since >= self.patience
             if server.active:
                 self.closing.discard(endpoint)
             elif not server.inactive or is_still:
@@ -81,7 +86,7 @@ class Progress(msgspec.Struct):
         Never late for one that may go when it has stood still for long enough, or has come to its limit.
         """
         regular = now + min(_SLOWEST_CHECK, max(FIRST_CHECK, (now - self.last_began) / 4))
-        looks = [self.packets[endpoint][1] + _STILL for endpoint in self.closing]
+        looks = [self.packets[endpoint][1] + self.patience for endpoint in self.closing]
         if limit is not None:
             looks += [began + limit for began in self.began.values()]
         # One whose time has come and that is there all the same is one that the kernel would not remove.

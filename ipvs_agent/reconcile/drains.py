@@ -116,9 +116,15 @@ class Drains:
                 key = sets.dialled(operation.member)
                 self._ways_in.setdefault(key, set()).add(mark_key(key.family, operation.member.mark))
             elif isinstance(operation, DeleteVirtualServer) and operation.key.mark:
-                for marks in self._ways_in.values():
-                    marks.discard(operation.key)
-                self._ways_in = {key: marks for key, marks in self._ways_in.items() if marks}
+                self._forget_way_in(operation.key)
+
+    def _forget_way_in(self, mark: VirtualServerKey) -> None:
+        for marks in self._ways_in.values():
+            marks.discard(mark)
+        for key in [key for key, marks in self._ways_in.items() if not marks]:
+            del self._ways_in[key]
+            if key in self._under_way:  # it has nothing to wait for but its own connections
+                self._plan(key, self._under_way[key], self._clock())
 
     def watch(self, keys: Iterable[Key]) -> None:
         """Plan a look at those virtual servers of which something drains now."""
@@ -131,6 +137,8 @@ class Drains:
                 now = self._clock()
                 if progress is None:
                     progress = self._under_way[key] = drain.Progress(now, now, math.inf)
+                is_nobodys = self._claims.owner(key) == LINGERING
+                progress.patience = drain.STILL_OF_NOBODY if is_nobodys else drain.STILL
                 progress.follow(self._leaving(key), now)
                 self._plan(key, progress, min(progress.due, progress.next_check(now, self._limit(key))))
 

@@ -106,6 +106,20 @@ class TestADeletedService:
         assert LB in bench.vips()
 
 
+@pytest.mark.parametrize("with_address", [False, True], ids=["behind its mark", "behind both"])
+def test_a_deleted_service_whose_connections_are_all_closing_is_gone_within_five_seconds(with_address):
+    bench = serving(balanced())
+    places = [(by_mark, C) for by_mark in by_marks(bench)] + [(key(f"{LB}:80"), A)] * with_address
+    for where, to in places:
+        bench.kernel.ipvs.set_connections(where, (to.address, to.port), active=0, inactive=1)
+    bench.remove(balanced())
+    for _ in range(39):
+        bench.now += 0.125
+        bench.settle()
+
+    assert ({}, set()) == (bench.tables(), bench.vips())
+
+
 class TestAnAddressThatLeavesItsService:
     """The Service lives on with another address, and a connection is behind the mark that they shared."""
 
