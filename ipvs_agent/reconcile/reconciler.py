@@ -146,6 +146,7 @@ class Reconciler:
         gc.set_threshold(_SETTLED)
         self._go_on_until(lambda: False)
         self._keeper.rebuilds.release()
+        self._report.flush()
 
     def run_once(self) -> bool:
         """Bring the kernel to what the sources say now; return whether all of it was achieved."""
@@ -158,13 +159,13 @@ class Reconciler:
             self._wait()
             self.catch_up()
         self._keeper.rebuilds.release()
-        if self._is_stopping:
-            return False
-        self._keeper.end_moves()
-        self._keeper.end_drains()
+        if not self._is_stopping:
+            self._keeper.end_moves()
+            self._keeper.end_drains()
         self._report.flush()
         is_failing = self._keeper.is_failing or self._older_flows.failures > 0
-        return self._keeper.may_remove and not is_failing and not self._troubles
+        is_undisturbed = not (self._is_stopping or self._troubles)
+        return self._keeper.may_remove and not is_failing and is_undisturbed
 
     def _has_more_to_do(self) -> bool:
         """Tell whether something is under way that does not wait for connections to end."""
@@ -203,8 +204,6 @@ class Reconciler:
         is_behind = self._view is None or bool(self._store.dirty) or self._audits.failures > 0
         self._health.note(is_behind=is_behind)
         self._unserved.flush()
-        if self._is_stopping:
-            self._report.flush()
 
     # --- What comes in --------------------------------------------------------------------------------------
 

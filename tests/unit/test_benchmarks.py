@@ -11,6 +11,7 @@ from benchmarks import bench, floor, in_hand, progress, results, scale, sizes, s
 from benchmarks.sizes import Size
 from ipvs_agent.kernel.netlink import NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
 from ipvs_agent.reconcile.report import Report
+from ipvs_agent.reconcile.timers import Timers
 
 
 class TestSizes:
@@ -91,7 +92,7 @@ def test_requests_are_told_apart(query, name):
 class TestStages:
     def test_they_are_the_agents_own_words(self, caplog):
         caplog.set_level("INFO", "ipvs_agent")
-        Report().serving(2, 3, 1, {"foundation": 0.5, "compile": 0.0123})
+        Report(Timers(), lambda: 0.0).serving(2, 3, 1, {"foundation": 0.5, "compile": 0.0123})
 
         said = f"2026-01-01T00:00:00.000Z INFO    starting\n2026 INFO    {caplog.messages[0]}\n"
         assert {"foundation": 0.5, "compile": 0.012} == bench.stages(said)

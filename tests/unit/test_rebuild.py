@@ -569,7 +569,7 @@ def test_changes_meanwhile_do_not_have_it_tried_more_often():
 
 class TestRunOnce:
     def test_it_does_not_wait_for_the_time_to_move_a_head(self):
-        kernel = serving(B, C, scheduler="lc").kernel
+        kernel = serving(PODS[4], scheduler="lc").kernel
         bench, is_complete = self.again(kernel, hashed("lc"), endpoint_slice(endpoints=PODS))
 
         assert is_complete

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from ipvs_agent.operations import AddRealServer, AddVirtualServer, DeleteRealServer, SetRealServer
-from ipvs_agent.reconcile.timers import RampStep
 from ipvs_agent.schedulers import SCHEDULERS
 from ipvs_agent.sources.changes import Trouble
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, key, port, service
@@ -14,6 +13,7 @@ from tests.unit.test_reconciler import Bench
 
 VIP = "-t 10.96.0.80:80"
 A, B, C, D = (endpoint(f"10.244.1.{host}", node="node-a") for host in (11, 12, 13, 14))
+"""The one that belongs at the head of the list is A."""
 
 
 def asking(seconds="9s", scheduler="wrr", **annotations):
@@ -53,15 +53,15 @@ def test_the_first_ones_are_there_at_once():
 
 
 def test_one_that_comes_later_grows_and_nothing_else_is_touched():
-    bench = serving(A, B).put(behind(A, B, C))
-    assert {11: 10, 12: 10, 13: 1} == weights(bench)
+    bench = serving(B, C).put(behind(A, B, C))
+    assert {11: 1, 12: 10, 13: 10} == weights(bench)
     written(bench)
     grown = []
     for _ in range(9):
         bench.pass_time(1)
         grown += [(type(one), one.real_server.endpoint, one.real_server.weight) for one in written(bench)]
 
-    assert [(SetRealServer, (C.address, 8080), weight) for weight in range(2, 11)] == grown
+    assert [(SetRealServer, (A.address, 8080), weight) for weight in range(2, 11)] == grown
     assert [] == written(bench.pass_time(60))
 
 
@@ -83,13 +83,12 @@ def test_no_step_is_lost_in_division(seconds, moment):
     """The clock stands still between the timer and the step: one that is not taken would be due at once."""
     bench = Bench(sync_period=86400)
     bench.now = moment
-    bench.put(asking(seconds), behind(A)).list_all().put(behind(A, B))
+    bench.put(asking(seconds), behind(B)).list_all().put(behind(A, B))
     for step in range(2, 11):
-        timers = bench.reconciler._timers._heap
-        bench.now = min(due for due, _, task in timers if isinstance(task, RampStep))
+        bench.now = bench.reconciler._timers.next_due()
         bench.settle()
 
-        assert step == weights(bench)[12]
+        assert step == weights(bench)[11]
 
 
 def test_two_that_come_at_different_times_grow_by_themselves():
@@ -151,7 +150,7 @@ def test_before_everything_was_listed_nobody_is_new():
 
 
 def test_the_audit_takes_a_weight_that_grows_for_what_it_is():
-    bench = serving(A, seconds="1h").put(behind(A, B))
+    bench = serving(B, seconds="1h").put(behind(A, B))
     written(bench)
 
     assert [] == written(bench.pass_time(65))
