@@ -5,7 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from ipvs_agent.model import ObservedRealServer, RealServer, ServiceFlags, VirtualServer, format_endpoint
+from ipvs_agent.model import (
+    FULL_NETMASK,
+    ObservedRealServer,
+    RealServer,
+    ServiceFlags,
+    VirtualServer,
+    format_endpoint,
+    format_netmask,
+)
 from ipvs_agent.schedulers import SCHEDULERS, Order
 
 _DIGITS = 16
@@ -27,7 +35,11 @@ def fingerprint(virtual_server: VirtualServer, table: Iterable[ObservedRealServe
 
 
 def _head(virtual_server: VirtualServer) -> str:
-    persistence = virtual_server.timeout if virtual_server.flags & ServiceFlags.PERSISTENT else 0
+    persistence = "0"
+    if virtual_server.flags & ServiceFlags.PERSISTENT:
+        persistence = str(virtual_server.timeout)
+        if virtual_server.netmask != FULL_NETMASK:
+            persistence += f" {format_netmask(virtual_server)}"
     return f"{virtual_server.scheduler or 'none'} {virtual_server.flags:#x} {persistence}"
 
 

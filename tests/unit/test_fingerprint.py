@@ -8,7 +8,7 @@ import itertools
 import msgspec
 import pytest
 
-from ipvs_agent.model import ObservedRealServer, Protocol, ServiceFlags, VirtualServer, mark_key
+from ipvs_agent.model import FULL_NETMASK, ObservedRealServer, Protocol, ServiceFlags, VirtualServer, mark_key
 from ipvs_agent.schedulers import SCHEDULERS, Order
 from ipvs_agent.status.fingerprint import fingerprint
 from ipvs_agent.testing.builders import key, real_server
@@ -33,6 +33,9 @@ def test_anybody_can_work_it_out():
     text = b"mh 0x8 0\n10.244.0.1:8080 1\n10.244.0.2:8080 2\n10.244.0.3:8080 3"
 
     assert hashlib.sha256(text).hexdigest()[:16] == of(TABLE)
+    text = text.replace(b"0x8 0", b"0x9 60 255.255.255.0")
+    sticky = changed(WEB, flags=WEB.flags | ServiceFlags.PERSISTENT, timeout=60, netmask=0xFFFFFF00)
+    assert hashlib.sha256(text).hexdigest()[:16] == of(TABLE, sticky)
 
 
 @pytest.mark.parametrize("scheduler", schedulers(Order.CANONICAL))
@@ -92,6 +95,18 @@ def test_where_it_is_dialled_does_not_count(other):
 )
 def test_how_it_is_balanced_counts(fields):
     assert of(TABLE) != of(TABLE, changed(WEB, **fields))
+
+
+@pytest.mark.parametrize(
+    ("vip", "netmasks"),
+    [("10.96.0.80:80", (FULL_NETMASK, 0xFFFFFF00)), ("[fd00:10:96::80]:80", (FULL_NETMASK, 64))],
+)
+def test_which_clients_are_one_counts_where_they_are_remembered(vip, netmasks):
+    plain = [changed(WEB, key=key(vip), netmask=netmask) for netmask in netmasks]
+    sticky = [changed(one, flags=one.flags | ServiceFlags.PERSISTENT, timeout=60) for one in plain]
+
+    assert 1 == len({of(TABLE, one) for one in plain})
+    assert 2 == len({of(TABLE, one) for one in sticky})
 
 
 @pytest.mark.parametrize(
