@@ -22,7 +22,7 @@ from ipvs_agent.reconcile.marks import Marks
 from ipvs_agent.reconcile.settings import Settings, needs_now, node_view
 from ipvs_agent.schedulers import SCHEDULERS
 from ipvs_agent.serve import notes as notes_file
-from ipvs_agent.sources.changes import Change, Rejected, Trouble
+from ipvs_agent.sources.changes import Change, Rejected, Remark, Trouble
 from ipvs_agent.sources.store import Store
 
 _PATIENCE = 30.0
@@ -97,6 +97,8 @@ def _read(
     try:
         while not store.complete:
             for change in inbox.get(timeout=_PATIENCE):
+                if isinstance(change, Remark):
+                    continue
                 if isinstance(change, Trouble):
                     if change.message:
                         raise SourceError(f"{change.source}: {change.message}")

@@ -67,7 +67,7 @@ from ipvs_agent.reconcile.timers import (
 )
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.worker import Worker
-from ipvs_agent.sources.changes import Change, Kind, Listed, Trouble
+from ipvs_agent.sources.changes import Change, Kind, Listed, Remark, Trouble
 from ipvs_agent.sources.store import FIRST, Store
 
 _SETTLED = 10_000
@@ -245,6 +245,9 @@ class Reconciler:
                 self._on_change(change)
 
     def _on_change(self, change: Change) -> None:
+        if isinstance(change, Remark):
+            self._report.skipped(f"{change.source}: {change.message}")
+            return
         if isinstance(change, Trouble):
             self._report.trouble(change)
             if change.message:

@@ -1,7 +1,8 @@
 """What a source tells the reconciler: changes, handed over in batches to a sink.
 
 A source runs in a thread of its own, decodes what it reads and calls the sink with a sequence of changes. It
-neither logs nor decides: what it cannot read is a Rejected or a Trouble, and the reconciler reports it.
+neither logs nor decides: what it cannot read is a Rejected, a Remark or a Trouble, and the reconciler reports
+it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,15 @@ class Trouble(msgspec.Struct, frozen=True):
     message: str
 
 
-Change = Put | Removed | Rejected | Listed | Trouble
+class Remark(msgspec.Struct, frozen=True):
+    """Something in a source is passed over; all else that stands there is in force."""
+
+    source: str
+    """The file."""
+    message: str
+
+
+Change = Put | Removed | Rejected | Listed | Trouble | Remark
 Sink = Callable[[Sequence[Change]], None]
 """Takes a batch of changes; may be called from any thread."""
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from ipvs_agent.documents import MalformedError
 from ipvs_agent.errors import SourceError
 from ipvs_agent.model import ObjectName
-from ipvs_agent.sources.changes import Change, Kind, Listed, Put, Rejected, Removed, Sink, Trouble
+from ipvs_agent.sources.changes import Change, Kind, Listed, Put, Rejected, Remark, Removed, Sink, Trouble
 from ipvs_agent.sources.manifest import Manifest
 
 POLL_SECONDS = 0.4
@@ -78,6 +78,7 @@ class Manifests:
         self._said: dict[_Key, Put | Rejected] = {}
         """What the sink knows of each object."""
         self._troubles: Mapping[str, str] = {}
+        self._remarks: Mapping[str, str] = {}
         self._batch: list[Change] = []
         self._first_scan = True
         self._listed = False
@@ -107,6 +108,7 @@ class Manifests:
                 self._look(path, found.get(path))
             self._first_scan = False
             self._tell_troubles(self._file_troubles())
+            self._tell_remarks()
             if not self._listed and all(file.good for file in self._files.values()):
                 self._tell_listed()
         self._flush()
@@ -163,7 +165,6 @@ class Manifests:
             file.trouble, file.read = str(error.strerror), None  # it may pass without a change of the file
         else:
             self._take(path, file, manifest)
-            file.trouble, file.good = "", True
 
     def _take(self, path: str, file: _File, manifest: Manifest) -> None:
         """Put what a file says now in the place of what it said before."""
@@ -189,6 +190,7 @@ class Manifests:
             self._tell(rejected)
         file.nameless = frozenset(nameless)
         file.remarks = (*manifest.remarks, *twice)
+        file.trouble, file.good = "", True
 
     def _forget(self, path: str, file: _File) -> None:
         del self._files[path]
@@ -255,15 +257,23 @@ class Manifests:
         self._troubles = troubles
 
     def _file_troubles(self) -> dict[str, str]:
+        return {path: file.trouble for path, file in self._files.items() if file.trouble}
+
+    def _tell_remarks(self) -> None:
+        remarks = self._file_remarks()
+        for source, message in sorted(remarks.items()):
+            if message != self._remarks.get(source):
+                self._tell(Remark(source, message))
+        self._remarks = remarks
+
+    def _file_remarks(self) -> dict[str, str]:
         remarks = {path: list(file.remarks) for path, file in self._files.items() if file.remarks}
         for kind, name in sorted(self._shared, key=lambda key: (key[0].value, key[1])):
             first, *others = self._claims[kind, name]
             for path in others:
                 remark = f"{kind.value} {name} is in {first} too, and is taken from there"
                 remarks.setdefault(path, []).append(remark)
-        troubles = {path: _summary(lines) for path, lines in remarks.items()}
-        troubles.update((path, file.trouble) for path, file in self._files.items() if file.trouble)
-        return troubles
+        return {path: _summary(lines) for path, lines in remarks.items()}
 
 
 def _manifests_among(entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, os.stat_result | OSError]]:

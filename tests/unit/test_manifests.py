@@ -12,7 +12,7 @@ import time
 import pytest
 
 from ipvs_agent.model import ObjectName
-from ipvs_agent.sources.changes import Kind, Listed, Put, Rejected, Removed, Trouble
+from ipvs_agent.sources.changes import Kind, Listed, Put, Rejected, Remark, Removed, Trouble
 from ipvs_agent.sources.manifests import Manifests
 from tests.mutations import mutated
 
@@ -68,6 +68,8 @@ class Bench:
             return f"rejected {change.name}: {self._short(str(change.skipped))}"
         if isinstance(change, Trouble):
             return f"trouble {self._short(change.source)}: {self._short(change.message)}"
+        if isinstance(change, Remark):
+            return f"remark {self._short(change.source)}: {self._short(change.message)}"
         return change.kind
 
     def _short(self, text):
@@ -337,7 +339,7 @@ class TestFaults:
 
         assert [
             "put default/web 80",
-            "trouble a.json: line 1: items[0]: expected object, got int;"
+            "remark a.json: line 1: items[0]: expected object, got int;"
             " line 1: items[1]: has no kind, and is passed over",
             *ALL_LISTED,
         ] == bench.scan()
@@ -546,7 +548,7 @@ class TestChanges:
 
 
 class TestOneObjectInTwoFiles:
-    REMARK = "trouble b.json: Service default/web is in a.json too, and is taken from there"
+    REMARK = "remark b.json: Service default/web is in a.json too, and is taken from there"
 
     def test_first_file_has_it(self, bench):
         bench.write("b.json", service(port=2))
@@ -562,7 +564,7 @@ class TestOneObjectInTwoFiles:
 
         (bench.path / "a.json").unlink()
 
-        assert ["put default/web 2", "trouble b.json: "] == bench.scan(times=3)
+        assert ["put default/web 2"] == bench.scan(times=3)
 
     def test_first_comes_later(self, bench):
         bench.write("b.json", service(port=2))
@@ -579,7 +581,28 @@ class TestOneObjectInTwoFiles:
 
         bench.write("b.json", service("other"))
 
-        assert ["put default/other 80", "trouble b.json: "] == bench.scan(times=2)
+        assert ["put default/other 80"] == bench.scan(times=2)
+
+    def test_it_is_remarked_again_when_it_is_there_again(self, bench):
+        bench.write("a.json", service(port=1))
+        bench.write("b.json", service(port=2))
+        bench.scan()
+        bench.write("b.json", service("other"))
+        bench.scan(times=2)
+        bench.write("b.json", service(port=2))
+
+        assert ["removed default/other", self.REMARK] == bench.scan(times=2)
+
+    def test_a_file_that_breaks_meanwhile_is_in_trouble_and_not_remarked_anew(self, bench):
+        bench.write("a.json", service(port=1))
+        bench.write("b.json", service(port=2))
+        bench.scan()
+        bench.write("b.json", "{")
+        (trouble,) = bench.scan(times=2)
+        bench.write("b.json", service(port=3))
+
+        assert trouble.startswith("trouble b.json: line 1")
+        assert ["trouble b.json: "] == bench.scan(times=2)
 
     def test_bad_copy_takes_nothing_away(self, bench):
         bench.write("a.json", service(port=1))
@@ -592,7 +615,7 @@ class TestOneObjectInTwoFiles:
 
         assert [
             "put default/web 1",
-            "trouble a.json: Service default/web is there twice, and the first counts",
+            "remark a.json: Service default/web is there twice, and the first counts",
             *ALL_LISTED,
         ] == bench.scan()
 
@@ -659,6 +682,18 @@ def test_damaged_object_costs_no_other(bench, suffix, seed):
         words for words in said if words in ("put default/first 80", "put default/last 80")
     ]
     assert ALL_LISTED == said[-3:]
+
+
+def test_a_stop_in_the_midst_of_a_file_lists_nothing(tmp_path):
+    services = [service(f"s{number}") for number in range(1200)]
+    (tmp_path / "a.json").write_text(json.dumps({"kind": "List", "items": services}))
+    os.utime(tmp_path / "a.json", (1, 1))
+    told = []
+    source = Manifests(tmp_path, lambda batch: told.extend(batch) or source._stopping.set())
+    source.scan()
+
+    assert 500 == len([change for change in told if isinstance(change, Put)])
+    assert not [change for change in told if isinstance(change, Listed)]
 
 
 def test_thread(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ipvs_agent.sources.changes import Kind, Listed, Trouble
+from ipvs_agent.sources.changes import Kind, Listed, Remark, Trouble
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, port, service
 from tests.unit.benches import INSIDE, LB, A, C, balanced, by_marks, marks, members_of, restart
 from tests.unit.test_reconciler import Bench
@@ -105,3 +105,15 @@ class TestAnOlderServiceIsYetToCome:
         after.list_all().pass_time(10)
 
         assert {"10.244.1.12:8080": 1} == after.tables()[f"-t {LB}:80"]
+
+
+def test_a_remark_on_a_file_is_said_and_is_no_trouble(caplog):
+    bench = Bench().put(service(), endpoint_slice(endpoints=[A]))
+    bench.tell(Remark("web.json", "line 7: object: has no kind, and is passed over"))
+    assert {} == bench.tables()
+    bench.list_all()
+
+    assert bench.reconciler.run_once()
+    lines = [(one.levelname, one.message) for one in caplog.records if "web.json" in one.message]
+    said = 'skipped object="web.json: line 7: object: has no kind, and is passed over"'
+    assert [("WARNING", said)] == lines
