@@ -141,7 +141,8 @@ def external_keys(port: ServicePort, node: NodeView) -> list[VirtualServerKey]:
             for address in node.node_port_addresses
             if len(address) == len(port.cluster_ip)
         )
-    return keys
+    # A NodePort may be the port that an external address of the node's own has.
+    return list(dict.fromkeys(keys))
 
 
 def _at_api_server(service: Service, port: ServicePort, node: NodeView) -> Iterator[Skipped]:

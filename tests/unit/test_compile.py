@@ -181,6 +181,14 @@ def test_an_external_address_is_bound_unless_it_is_the_nodes_own():
     }
 
 
+def test_one_port_that_asks_for_an_address_and_port_twice_is_served_there():
+    asked = port(number=30080, node_port=30080, external_ips=["192.0.2.1"])
+    plan = compiled(service("shop/web", asked))
+
+    assert ["-t 10.96.0.80:30080", "-t 192.0.2.1:30080"] == [*tables(plan)]
+    assert () == plan.skipped
+
+
 def test_two_ports_that_ask_for_one_address_and_port_are_said():
     clash = service("shop/web", port(number=80, name="one"), port(number=80, name="two"))
     plan = compiled(clash)
