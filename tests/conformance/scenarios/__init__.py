@@ -1,4 +1,4 @@
-"""Hand-written cases. `row` names the tests of kube-proxy that a case stands for (README.md)."""
+"""Hand-written cases; README.md says which tests of kube-proxy each stands for."""
 
 from tests.conformance.scenarios import changes, endpoints, exposure, kinds, policies
 

@@ -46,7 +46,6 @@ def ranges(number):
     return ["192.0.2.100/32", *(f"198.{18 + (n >> 16)}.{n >> 8 & 255}.{n & 255}/32" for n in range(number))]
 
 
-@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_set_grows_and_no_packet_sees_it_half_filled(lab, tmp_path):
     """Pod a reaches itself only by a member of HAIRPIN, and the client the restricted address by ALLOWED."""

@@ -42,15 +42,10 @@ MODES = {
     ),
     "NodeCIDR": Mode("detectLocalMode: NodeCIDR\n", "a"),
 }
-LONG = {"ClusterCIDR", "InterfaceNamePrefix"}
-"""Each mode is a start of the agent; these differ little from others."""
 everybody = pytest.mark.parametrize("who", CLIENTS)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in MODES],
-)
+@pytest.fixture(scope="module", params=MODES)
 def mode(request):
     return MODES[request.param]
 

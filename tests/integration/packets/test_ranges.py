@@ -176,7 +176,6 @@ def served(lab, stock, ranges):
     return stock.objects(lab, [lab.a], (talk.TCP,), loadBalancerSourceRanges=ranges)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_ranges_that_change_open_nothing_and_interrupt_nobody(node, lab, in_range, off_range):
     """No range ever holds the one client, and all of them the other."""
@@ -200,7 +199,6 @@ def test_ranges_that_change_open_nothing_and_interrupt_nobody(node, lab, in_rang
     assert all(answered > 50 for _, answered in admitted.counts.values())
 
 
-@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_service_that_comes_and_goes_is_never_open(node, lab, in_range, off_range):
     """A client in range holds a connection over some rounds, so that what goes lingers and comes back."""

@@ -75,7 +75,6 @@ def thousand():
         )
 
 
-@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_thousand_services_have_the_rules_of_one(lab, tmp_path):
     one = [node_object(lab), *FIRST.objects(lab, [lab.a], (talk.TCP,))]
