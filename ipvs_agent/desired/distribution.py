@@ -12,14 +12,13 @@ import msgspec
 
 from ipvs_agent.desired.wishes import AFFINITY_SHARED, SLOW_START, WEIGHTS, Wishes
 from ipvs_agent.model import FULL_NETMASK, Endpoint, RealServer, RealServerKey, Service, ServicePort, Skipped
-from ipvs_agent.schedulers import SCHEDULERS, Weight
+from ipvs_agent.schedulers import SAFE, SCHEDULERS, Weight
 from ipvs_agent.schedulers.annotations import Choice, Fault, choose
 from ipvs_agent.schedulers.scheduler import RAMP_STEPS
 from ipvs_agent.schedulers.weights import fit
 
 _BY_SOURCE = Choice("sh", SCHEDULERS["sh"].safe_flags)
-_SAFE = Choice("rr", 0)
-"""For what no other scheduler can be used: it takes any number of real servers, and every kernel has it."""
+_SAFE = Choice(SAFE, 0)
 
 
 class Distribution(msgspec.Struct, frozen=True):
@@ -57,6 +56,8 @@ def of_port(
     """
     choice, faults = choose(service.annotations, port.name, default)
     skipped = said(service, faults)
+    if choice is default and default.scheduler in missing_schedulers:
+        choice = _SAFE  # which is the node's business, and said once for all Services
     is_shared = wishes.is_affinity_shared
     if is_shared:
         obstacle = _obstacle(_BY_SOURCE, port, count, missing_schedulers)

@@ -267,6 +267,9 @@ class Modules(Protocol):
     def has(self, *names: str) -> bool:
         """Tell whether all of some modules are loaded or built in."""
 
+    def may_have(self, name: str) -> bool:
+        """Tell whether a module is there or can be loaded, as far as the kernel's lists say."""
+
 
 class Kernel(Protocol):
     """All of the above, for one network namespace; to be used by one thread at a time."""

@@ -51,6 +51,8 @@ class NodeModules:
     def __init__(self, loaded: Path = Path("/sys/module"), installed: Path = Path("/lib/modules")) -> None:
         self._loaded = loaded
         self._installed = installed / os.uname().release
+        self._listed: tuple[int, frozenset[str]] | None = None
+        """What can be loaded, and when the list of it was written."""
 
     def load(self, *names: str) -> None:
         """Make sure that modules are there, loaded or built in; MissingModule says how to get one."""
@@ -72,16 +74,19 @@ class NodeModules:
         loadable = self.loadable
         return loadable is None or self._is_there(name) or name in loadable
 
-    @functools.cached_property
+    @property
     def loadable(self) -> frozenset[str] | None:
         """The modules that can be loaded; None where there is no list of them."""
+        path = self._installed / "modules.dep"
         try:
-            text = (self._installed / "modules.dep").read_text()
+            written = path.stat().st_mtime_ns
+            if self._listed is None or self._listed[0] != written:
+                # A line is "kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz: what it needs".
+                names = re.findall(r"^\S*?([\w-]+)\.ko\S*:", path.read_text(), re.MULTILINE)
+                self._listed = written, frozenset(name.replace("-", "_") for name in names)
         except OSError:
             return None
-        # A line is "kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz: what it needs".
-        names = re.findall(r"^\S*?([\w-]+)\.ko\S*:", text, re.MULTILINE)
-        return frozenset(name.replace("-", "_") for name in names)
+        return self._listed[1]
 
     def try_to_load(self, *names: str) -> None:
         """Load what the kernel has of some modules, without a word where it has not."""

@@ -88,10 +88,11 @@ class Audits:
         self._began = self._clock()
         self._is_under_way = self.is_laying = True
         left = None if before is None else self._keeper.left()
+        missing = frozenset(self._keeper.missing_schedulers)
 
         def lay_and_read() -> None:
             try:
-                ground = foundation.lay(self._background, needs, before)
+                ground = foundation.lay(self._background, needs, before, missing)
                 tables = audit.read_tables(self._background)
                 found = None if left is None else drift.find(tables, left)
             except KernelError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 import msgspec
 
@@ -13,6 +13,7 @@ from ipvs_agent.desired.marks import foreign_mark_writers, foreign_tag_writers
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import IpSets, Kernel
 from ipvs_agent.model import IpSet
+from ipvs_agent.schedulers import SAFE, SCHEDULERS
 
 _MODULES = (
     "ip_vs",
@@ -60,17 +61,21 @@ class Ground(msgspec.Struct, frozen=True):
     missing_modules: frozenset[str] = frozenset()
     """Modules that are not there, and without which some Services can only be served in another way. Where
     modprobe does not find one, as in a container without /lib/modules, the kernel's own may still do so."""
+    loaded_schedulers: frozenset[str] = frozenset()
+    absent_schedulers: frozenset[str] = frozenset()
+    """Those that the kernel does not have and cannot load, as far as its lists say."""
 
 
-def lay(kernel: Kernel, needs: Needs, before: Ground | None = None) -> Ground:
+def lay(
+    kernel: Kernel, needs: Needs, before: Ground | None = None, missing_schedulers: Set[str] = frozenset()
+) -> Ground:
     """Make what is missing of the foundation and leave alone what is right; raise KernelError.
 
     A family whose tools fail goes on being served by the rules that it has, as long as there is another one.
     before: what this process has laid before; None: nothing, so no set of it is about to grow.
+    missing_schedulers: those that the kernel has not known up to now, and may know by now.
     """
-    kernel.modules.load(*_MODULES, needs.scheduler_module)
-    if before is None:
-        kernel.modules.try_to_load(*_WISHED)
+    _load_modules(kernel, needs, missing_schedulers, is_first=before is None)
     missing_modules = frozenset(name for name in _WISHED if not kernel.modules.has(name))
     for name, value in {**SYSCTLS, **(_STRICT_ARP if needs.strict_arp else {})}.items():
         kernel.sysctls.write(name, value)
@@ -91,7 +96,37 @@ def lay(kernel: Kernel, needs: Needs, before: Ground | None = None) -> Ground:
             divided[family] = _was_divided(family, masquerade, before)
         undivided = frozenset(family for family in families if not divided[family])
     capacities = {name: ip_set.capacity for name, ip_set in kernel.ipsets.sets().items() if ip_set}
-    return Ground(families, tuple(written), refusals, undivided, capacities, missing_modules)
+    return Ground(
+        families,
+        tuple(written),
+        refusals,
+        undivided,
+        capacities,
+        missing_modules,
+        frozenset(name for name, one in SCHEDULERS.items() if kernel.modules.has(one.module)),
+        frozenset(name for name, one in SCHEDULERS.items() if not kernel.modules.may_have(one.module)),
+    )
+
+
+def still_missing(missing_schedulers: Set[str], ground: Ground, before: Ground | None) -> set[str]:
+    """Return the schedulers that the kernel does not know, of those that it did not know and by its lists.
+
+    That a module is there does not say that the kernel knows it; that it has come since is worth another try.
+    """
+    if before is None:
+        return {*missing_schedulers, *ground.absent_schedulers}
+    have_come = ground.loaded_schedulers - before.loaded_schedulers
+    have_come |= before.absent_schedulers - ground.absent_schedulers
+    return {*missing_schedulers, *ground.absent_schedulers} - have_come
+
+
+def _load_modules(kernel: Kernel, needs: Needs, missing_schedulers: Set[str], *, is_first: bool) -> None:
+    kernel.modules.load(*_MODULES)
+    wished = {needs.scheduler_module, *(f"ip_vs_{name}" for name in missing_schedulers)}
+    names = [name for name in sorted(wished) if kernel.modules.may_have(name)]
+    kernel.modules.try_to_load(*names, *(_WISHED if is_first else ()))
+    if not kernel.modules.has(needs.scheduler_module):
+        kernel.modules.load(SCHEDULERS[SAFE].module)
 
 
 def _in_use(kernel: Kernel, families: Iterable[Family], before: Ground | None) -> frozenset[Family]:

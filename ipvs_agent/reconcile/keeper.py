@@ -35,6 +35,7 @@ from ipvs_agent.reconcile.slow_start import SlowStart
 from ipvs_agent.reconcile.timers import AuditDue, Retry, SuspectsDue, Timers
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.vip_forms import VipForms
+from ipvs_agent.schedulers import SAFE
 from ipvs_agent.sources.store import FIRST
 
 _FIRST_RETRY = 0.1
@@ -205,12 +206,7 @@ class Keeper:
         taken = [key for key, failure in failed.items() if _is_taken(failure)]
         for key in taken:
             del failed[key]
-        self.missing_schedulers.update(
-            failure.operation.virtual_server.scheduler
-            for failure in failed.values()
-            if isinstance(failure.error, UnknownScheduler)
-            and isinstance(failure.operation, AddVirtualServer | SetVirtualServer)
-        )
+        self.missing_schedulers.update(filter(None, map(_missing_scheduler, failed.values())))
         self._waiting |= {key for key, one in failed.items() if isinstance(one.error, WaitingError)}
         for key in failed:
             attempt = self._failing.get(key, (0, 0.0))[0] + 1
@@ -218,8 +214,7 @@ class Keeper:
             self._failing[key] = (attempt, due)
             self._timers.add(due, Retry(key))
         if failed:
-            # What only waits for something else that failed is not worth a line of its own.
-            causes = [one for one in failed.values() if not isinstance(one.error, WaitingError)]
+            causes = [one for one in failed.values() if not _is_said_elsewhere(one)]
             self._report.failed(causes, max(self._failing[key][0] for key in failed))
         if any(isinstance(failure.error, NotFound) for failure in failed.values()):
             self._timers.add(self._clock(), AuditDue())  # what is gone has rarely gone alone
@@ -410,6 +405,21 @@ class Keeper:
         except KernelError:
             return key in self._foreign
         return True
+
+
+def _missing_scheduler(failure: Failure) -> str:
+    """Return the scheduler that the kernel does not know, empty where it is not that which failed."""
+    operation = failure.operation
+    is_unknown = isinstance(failure.error, UnknownScheduler)
+    if not is_unknown or not isinstance(operation, AddVirtualServer | SetVirtualServer):
+        return ""
+    return operation.virtual_server.scheduler
+
+
+def _is_said_elsewhere(failure: Failure) -> bool:
+    """Tell whether a failure is not worth a line of its own."""
+    # Whoever asks for a scheduler that is not there gets another one, and is told so.
+    return isinstance(failure.error, WaitingError) or _missing_scheduler(failure) not in ("", SAFE)
 
 
 def _is_taken(failure: Failure) -> bool:

@@ -27,7 +27,7 @@ from ipvs_agent.model import (
 from ipvs_agent.reconcile import audit
 from ipvs_agent.reconcile.audits import Audits
 from ipvs_agent.reconcile.claims import Key
-from ipvs_agent.reconcile.foundation import Ground, Needs
+from ipvs_agent.reconcile.foundation import Ground, Needs, still_missing
 from ipvs_agent.reconcile.health import Health
 from ipvs_agent.reconcile.keeper import Keeper
 from ipvs_agent.reconcile.marks import Marks
@@ -327,7 +327,7 @@ class Reconciler:
                 return
             now = slice(start, start + _ROUND)
             self._keeper.bring({key: None for keys in changed[now] for key in keys}, names[now])
-        if self._view and len(self._keeper.missing_schedulers) > len(self._view.missing_schedulers):
+        if self._view and self._keeper.missing_schedulers != self._view.missing_schedulers:
             self._refresh_view()  # Services that asked for one that the kernel does not know get another
         if self._store.complete and is_first and not self._is_stopping:
             self._prune()
@@ -402,6 +402,9 @@ class Reconciler:
         missing = frozenset(self._keeper.missing_schedulers)
         view = node_view(self._settings, self._ground, self._own_addresses, node, api_servers, missing)
         view = with_left(view, self._left, self._store.listed)
+        default = view.scheduler.scheduler
+        if default in missing - (self._view.missing_schedulers if self._view is not None else frozenset()):
+            self._report.lacks_default_scheduler(default)
         if self._view is not None and (fields := differing(self._view, view)):
             touched = (one for one in self._store.services.values() if is_touched(one, fields))
             self._store.dirty.update(dict.fromkeys(service.name for service in touched))
@@ -444,6 +447,9 @@ class Reconciler:
         if is_first:
             self._stages.end("foundation")
         self._keeper.capacities.update(laid.ground.capacities)
+        self._keeper.missing_schedulers = still_missing(
+            self._keeper.missing_schedulers, laid.ground, self._ground
+        )
         if is_first:
             self._marks.adopt(laid.tables.members)
             try:

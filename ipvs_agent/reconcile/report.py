@@ -6,10 +6,12 @@ import itertools
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from ipvs_agent.addresses import format_address
 from ipvs_agent.errors import KernelError
 from ipvs_agent.logs import event
 from ipvs_agent.model import IpSet, ObjectName, VirtualServerKey
 from ipvs_agent.operations import Operation
+from ipvs_agent.reconcile.claims import Key
 from ipvs_agent.reconcile.executor import Failure
 from ipvs_agent.reconcile.foundation import Ground
 from ipvs_agent.reconcile.timers import LinesDue, Timers
@@ -126,10 +128,10 @@ class Report:
                 self._timers.add(self._second_ends, LinesDue())
             self._unnamed += len(failures) - room
 
-    def recovered(self, objects: Collection[object]) -> None:
+    def recovered(self, objects: Collection[Key]) -> None:
         """Say that what had failed is done."""
         if objects:
-            first = ", ".join(str(one) for one in itertools.islice(objects, _NAMED))
+            first = ", ".join(map(_name, itertools.islice(objects, _NAMED)))
             logger.info(event("what had failed is done", objects=len(objects), first=first))
 
     def laid(self, ground: Ground, before: Ground | None) -> None:
@@ -147,6 +149,11 @@ class Report:
             logger.info(event("the tools of a family work again", family=family.name))
         if before is None and ground.missing_modules:
             logger.warning(event("modules are missing", modules=", ".join(sorted(ground.missing_modules))))
+
+    def lacks_default_scheduler(self, scheduler: str) -> None:
+        """Say that Services which ask for no scheduler do not get the configuration's."""
+        text = "this kernel lacks the scheduler of the configuration, rr is used"
+        logger.warning(event(text, scheduler=scheduler, module=f"ip_vs_{scheduler}"))
 
     def put_in_order(self, moved: int, failures: int, seconds: float) -> None:
         """Say how many real servers were deleted and added again, and for how long no flow expired."""
@@ -235,3 +242,7 @@ class _Applied:
         self.failures += failures
         self.seconds += seconds
         self.services.update(dict.fromkeys(services))
+
+
+def _name(key: Key) -> str:
+    return format_address(key) if isinstance(key, bytes) else str(key)

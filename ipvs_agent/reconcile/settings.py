@@ -115,7 +115,10 @@ _EXTERNAL = {
 
 def differing(old: NodeView, new: NodeView) -> set[str]:
     """Return the fields in which two views of a node differ."""
-    return {field for field in NodeView.__struct_fields__ if getattr(old, field) != getattr(new, field)}
+    fields = {field for field in NodeView.__struct_fields__ if getattr(old, field) != getattr(new, field)}
+    if new.scheduler.scheduler in old.missing_schedulers ^ new.missing_schedulers:
+        fields.add("scheduler")  # that which it stands for is another one
+    return fields
 
 
 def is_touched(service: Service, differing: Set[str]) -> bool:

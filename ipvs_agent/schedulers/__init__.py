@@ -16,7 +16,17 @@ from ipvs_agent.schedulers import (
 from ipvs_agent.schedulers.guess import closest
 from ipvs_agent.schedulers.scheduler import FLAG_BITS, PLAIN_FLAGS, Order, Scheduler, Weight
 
-__all__ = ["SCHEDULERS", "Order", "Scheduler", "Weight", "configured", "fills_table", "flag_names", "nearest"]
+__all__ = [
+    "SAFE",
+    "SCHEDULERS",
+    "Order",
+    "Scheduler",
+    "Weight",
+    "configured",
+    "fills_table",
+    "flag_names",
+    "nearest",
+]
 
 SCHEDULERS: Mapping[str, Scheduler] = {
     scheduler.name: scheduler
@@ -38,6 +48,9 @@ SCHEDULERS: Mapping[str, Scheduler] = {
     )
 }
 """All schedulers of the kernel, by name."""
+
+SAFE = "rr"
+"""The one for what can have no other: every kernel has it, and it takes any number of real servers."""
 
 
 def flag_names(scheduler: str, flags: int) -> list[str]:

@@ -11,6 +11,8 @@ class FakeModules:
     def __init__(self) -> None:
         self.missing: set[str] = set()
         self.loaded: set[str] = set()
+        self.has_list = True
+        """Whether it says what can be loaded."""
 
     def load(self, *names: str) -> None:
         """Make sure that modules are there; MissingModule where one cannot be loaded."""
@@ -31,3 +33,7 @@ class FakeModules:
     def has(self, *names: str) -> bool:
         """Tell whether all of some modules are loaded."""
         return set(names) <= self.loaded
+
+    def may_have(self, name: str) -> bool:
+        """Tell whether a module is loaded or can be, as far as the kernel's lists say."""
+        return name in self.loaded or name not in self.missing or not self.has_list

@@ -28,6 +28,11 @@ class ModulesContract:
         assert modules.has("ip_vs_wrr")
         assert not modules.has("ip_vs_wrr", "ip_vs_nope")
 
+    def test_what_is_there_may_be_had(self, modules):
+        modules.load("ip_vs_wrr")
+
+        assert modules.may_have("ip_vs_wrr")
+
     @pytest.mark.parametrize("name", ["", "../x", "--remove", "two words"])
     def test_what_is_not_a_name_is_refused(self, modules, name):
         with pytest.raises(errors.InvalidRequest):

@@ -10,7 +10,7 @@ from ipvs_agent.addresses import Family, parse_network
 from ipvs_agent.desired import sets
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.desired.shim import Masquerade
-from ipvs_agent.errors import Busy, CommandFailed
+from ipvs_agent.errors import Busy, CommandFailed, MissingModule
 from ipvs_agent.operations import AddMember
 from ipvs_agent.reconcile import foundation
 from ipvs_agent.reconcile.foundation import Needs
@@ -126,6 +126,48 @@ class TestModulesThatOnlySomeServicesNeed:
 
         assert not foundation.lay(kernel, NEEDS, before).missing_modules
         assert "ip_vs_sh" not in asked
+
+
+class TestSchedulers:
+    def test_the_configurations_is_loaded(self, kernel):
+        ground = foundation.lay(kernel, Needs(scheduler_module="ip_vs_wrr"))
+
+        assert {"wrr", "sh"} == ground.loaded_schedulers
+        assert not ground.absent_schedulers
+
+    def test_without_it_all_else_is_there_and_another_one_to_take_its_place(self, kernel):
+        kernel.modules.missing.add("ip_vs_twos")
+
+        ground = foundation.lay(kernel, Needs(scheduler_module="ip_vs_twos"))
+
+        assert {"rr", "sh"} == ground.loaded_schedulers
+        assert {"twos"} == ground.absent_schedulers
+        assert BOTH == ground.families
+
+    def test_without_that_one_nothing_is_served(self, kernel):
+        kernel.modules.missing |= {"ip_vs_twos", "ip_vs_rr"}
+
+        with pytest.raises(MissingModule, match="ip_vs_rr"):
+            foundation.lay(kernel, Needs(scheduler_module="ip_vs_twos"))
+
+    def test_those_that_the_kernel_did_not_know_are_loaded_as_soon_as_they_can_be(self, kernel):
+        kernel.modules.missing.add("ip_vs_twos")
+        before = foundation.lay(kernel, NEEDS)
+        missing = foundation.still_missing({"lc"}, before, None)
+        assert {"lc", "twos"} == missing
+        kernel.modules.missing.clear()
+
+        ground = foundation.lay(kernel, NEEDS, before, missing)
+
+        assert {"rr", "sh", "lc", "twos"} == ground.loaded_schedulers
+        assert set() == foundation.still_missing(missing, ground, before)
+
+    def test_one_that_the_kernel_does_not_know_though_it_is_there_is_not_tried_again_and_again(self, kernel):
+        before = foundation.lay(kernel, NEEDS, None, {"rr"})
+
+        assert {"rr"} == foundation.still_missing(
+            {"rr"}, foundation.lay(kernel, NEEDS, before, {"rr"}), before
+        )
 
 
 def serve(kernel, text="[fd00::1]:80"):

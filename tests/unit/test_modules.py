@@ -17,7 +17,7 @@ class Node:
     def __init__(self, folder):
         self.loaded = folder / "loaded"
         installed = folder / "installed"
-        release = installed / os.uname().release
+        self.release = release = installed / os.uname().release
         self._calls = folder / "calls"
         self.missing = folder / "missing"
         self.loaded.mkdir()
@@ -81,6 +81,17 @@ def test_what_is_needed_may_not_be_missing(node):
 
     with pytest.raises(errors.MissingModule, match="modprobe ip_vs_nope"):
         node.modules.load("ip_vs", "ip_vs_nope")
+
+
+def test_what_can_be_loaded_is_what_the_kernels_list_says_now(node):
+    listed = node.release / "modules.dep"
+    assert node.modules.may_have("ip_vs_mh")  # for nobody says otherwise
+    listed.write_text("kernel/net/netfilter/ipvs/ip_vs_wrr.ko.xz: kernel/net/netfilter/ipvs/ip_vs.ko.xz\n")
+    assert [True, False] == [node.modules.may_have(name) for name in ("ip_vs_wrr", "ip_vs_mh")]
+    listed.write_text("kernel/net/netfilter/ipvs/ip_vs_mh.ko:\n")
+    os.utime(listed, (1, 1))
+
+    assert [False, True] == [node.modules.may_have(name) for name in ("ip_vs_wrr", "ip_vs_mh")]
 
 
 def test_trying_to_load_says_nothing_of_what_is_missing(node, monkeypatch):

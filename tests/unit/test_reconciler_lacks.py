@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from ipvs_agent.addresses import Family
 from ipvs_agent.desired.sets import draft, sets_of
+from ipvs_agent.reconcile.foundation import Needs
+from ipvs_agent.schedulers import SCHEDULERS
+from ipvs_agent.schedulers.annotations import Choice
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, port, service
 from ipvs_agent.testing.fake_ipvs import FakeIpvs
 from ipvs_agent.testing.fake_kernel import FakeKernel
@@ -79,3 +83,68 @@ def test_without_the_scheduler_sh_a_mark_has_the_services_own():
         one.virtual_server for one in bench.kernel.ipvs.virtual_servers() if one.virtual_server.key.mark
     ]
     assert ["rr"] == [one.scheduler for one in by_mark]
+
+
+# --- Schedulers ---------------------------------------------------------------------------------------------
+
+
+def without(name, *, says_so=True):
+    """A kernel without a scheduler; says_so: it has a list of those that it has."""
+    kernel = FakeKernel(ipvs=FakeIpvs(schedulers=[one for one in SCHEDULERS if one != name]))
+    kernel.modules.missing.add(f"ip_vs_{name}")
+    kernel.modules.has_list = says_so
+    return kernel
+
+
+def give(bench, name):
+    """Have somebody install and load a scheduler."""
+    bench.kernel.ipvs._schedulers = SCHEDULERS
+    bench.kernel.modules.missing.clear()
+    bench.kernel.modules.loaded.add(f"ip_vs_{name}")
+
+
+def asking(name):
+    return service("shop/asking", port("10.96.0.90"), annotations={"ipvs-agent.io/scheduler": name})
+
+
+def schedulers(bench):
+    found = [one.virtual_server for one in bench.inner.ipvs.virtual_servers()]
+    return {str(one.key).split()[1]: one.scheduler for one in found}
+
+
+@pytest.mark.parametrize("says_so", [True, False], ids=["and says so", "and refuses it"])
+class TestAKernelWithoutAScheduler:
+    def test_the_configurations_gives_way_to_one_that_is_there(self, says_so, caplog):
+        needs = Needs(scheduler_module="ip_vs_mh")
+        bench = Bench(without("mh", says_so=says_so), scheduler=Choice("mh", 0x18), needs=needs)
+        bench.put(service(), asking("lc"), endpoint_slice(endpoints=[endpoint("10.244.1.11")])).list_all()
+
+        assert {"10.96.0.80:80": "rr", "10.96.0.90:80": "lc"} == schedulers(bench)
+        (line,) = caplog.messages
+        assert (
+            "this kernel lacks the scheduler of the configuration, rr is used scheduler=mh module=ip_vs_mh"
+            == line
+        )
+        give(bench, "mh")
+        bench.pass_time(31)
+
+        assert {"10.96.0.80:80": "mh", "10.96.0.90:80": "lc"} == schedulers(bench)
+
+    def test_a_services_is_said_once_and_taken_as_soon_as_it_is_there(self, says_so, caplog):
+        bench = Bench(without("twos", says_so=says_so)).put(service(), asking("twos")).list_all()
+
+        assert {"10.96.0.80:80": "rr", "10.96.0.90:80": "rr"} == schedulers(bench)
+        (line,) = caplog.messages
+        assert "this kernel has no scheduler twos, so rr is used" in line
+        give(bench, "twos")
+        bench.pass_time(31)
+
+        assert {"10.96.0.80:80": "rr", "10.96.0.90:80": "twos"} == schedulers(bench)
+
+
+def test_what_has_failed_and_is_done_is_named_as_people_write_it(caplog):
+    caplog.set_level("INFO")
+    Bench(without("twos", says_so=False)).put(asking("twos")).list_all().pass_time(5)
+
+    done = [message for message in caplog.messages if message.startswith("what had failed is done")]
+    assert ['"-t 10.96.0.90:80"', "10.96.0.90"] == [message.split("first=")[1] for message in done]
