@@ -43,6 +43,8 @@ class Unserved:
         self._service = service
         self._faults: dict[tuple[Kind, ObjectName], tuple[str, ...]] = {}
         self._of_services: dict[ObjectName, tuple[tuple[str, ...], ...]] = {}
+        self._uids: dict[ObjectName, str] = {}
+        """Those of the Services whose users were told something."""
         self._rejected: set[tuple[Kind, ObjectName]] = set()
         """Unusable objects that were said since the last list of their kind: a list does not name them."""
 
@@ -57,6 +59,8 @@ class Unserved:
             self._say_of(change.kind, change.name, (change.skipped,))
         else:
             self._rejected.discard((change.kind, change.name))
+            if isinstance(change, Put) and isinstance(change.object, Service):
+                self._forget_namesake(change.object)
             skipped = change.object.skipped if isinstance(change, Put) else ()
             self._say_of(change.kind, change.name, skipped)
 
@@ -86,6 +90,12 @@ class Unserved:
                 self._say_of(kind, name, ())
         self._rejected.difference_update({(listed.kind, name) for name in staying})
 
+    def _forget_namesake(self, service: Service) -> None:
+        """Forget what was said of an earlier Service of that name: nobody looks for it at this one."""
+        if self._uids.get(service.name, service.uid) != service.uid:
+            for topic in (_BY_ITSELF, _HERE, _CONTESTS):
+                self._tell(service.name, topic, "", ())
+
     def _say_of(self, kind: Kind, name: ObjectName, skipped: Iterable[Skipped]) -> None:
         if kind is Kind.SERVICE:
             self._tell(name, _BY_ITSELF, INVALID, _texts(skipped))
@@ -114,6 +124,7 @@ class Unserved:
         said = (*said[:topic], texts, *said[topic + 1 :])
         if said == _NOTHING:
             del self._of_services[name]
+            self._uids.pop(name, None)
         else:
             self._of_services[name] = said
         self._outlets.notes.replace(name, tuple(itertools.chain.from_iterable(said)))
@@ -123,6 +134,7 @@ class Unserved:
         if found is None:
             return
         service, is_near = found
+        self._uids[name] = service.uid
         self._outlets.events.warn(service, reason, text, near=is_near)
 
 

@@ -10,7 +10,7 @@ import pytest
 from ipvs_agent.model import ObjectName, Skipped, VirtualServer
 from ipvs_agent.operations import AddVirtualServer, DeleteVirtualServer
 from ipvs_agent.reconcile.outlets import Outlets
-from ipvs_agent.sources.changes import Kind, Rejected
+from ipvs_agent.sources.changes import Kind, Put, Rejected, Removed
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, key, port, service
 from tests.unit.test_reconciler import Bench
 
@@ -171,6 +171,27 @@ def test_of_many_faults_a_few_are_said_and_none_is_thought_about_twice(caplog, m
     bench.put(endpoint_slice(endpoints=[HERE, THERE]))
 
     assert 9 == len(users.events)
+
+
+@pytest.mark.parametrize("is_removed", [True, False], ids=["removed and put", "put"])
+def test_a_service_that_was_made_again_between_two_looks_is_told_again(is_removed):
+    users = Users()
+    bench = Bench(outlets=Outlets(events=users, notes=users))
+    fault = Skipped("Service shop/web", "spec.externalIPs[0]", "127.0.0.1 is a loopback address")
+    web = service(annotations={"ipvs-agent.io/scheduler": "wr"}, skipped=(fault,))
+    bench.put(web, service("shop/older", created="2025-01-01T00:00:00Z")).list_all()
+    said = users.events[:]
+    assert 3 == len(said)
+
+    def make_again(uid, **fields):
+        again = msgspec.structs.replace(web, uid=uid, created="2026-05-01T00:00:00Z", **fields)
+        bench.tell(*[Removed(Kind.SERVICE, web.name)] * is_removed, Put(Kind.SERVICE, again))
+
+    make_again("uid-2")
+    assert said + said == users.events
+    make_again("uid-3", annotations={}, skipped=(), ports=(port("10.96.0.90"),))
+
+    assert ({}, said + said) == (users.flushed, users.events)
 
 
 def test_a_service_that_becomes_unusable_has_that_for_its_note_until_it_is_mended(caplog):
