@@ -57,11 +57,13 @@ class RunningOutlets:
         return self._agent_is_healthy()
 
     def _unheard(self, check: HealthCheck, error: OSError) -> None:
-        note = f"port {check.port} cannot be listened on: {error}"
+        # Nothing of this node alone, so that it is one Event for all.
+        note = f"port {check.port} cannot be listened on: {error.strerror}"
         logger.warning(
             event("health check is not heard", service=check.service, port=check.port, error=error)
         )
-        self._recorder.post(_subject(check.service, check.uid), UNHEARD, note, action="Listen", near=True)
+        is_near = check.local_endpoints > 0
+        self._recorder.post(_subject(check.service, check.uid), UNHEARD, note, action="Listen", near=is_near)
 
 
 def api_events(kubeconfig: str | None, node_name: str) -> Recorder:

@@ -7,9 +7,17 @@ another's. Each of the three is said when it comes and forgotten when it goes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
-from ipvs_agent.model import EndpointSlice, ObjectName, Protocol, Service, Skipped, format_endpoint
+from ipvs_agent.model import (
+    EndpointSlice,
+    ObjectName,
+    Protocol,
+    Service,
+    ServicePort,
+    Skipped,
+    format_endpoint,
+)
 from ipvs_agent.reconcile.claims import FOREIGN, Contest
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.report import Report
@@ -73,9 +81,14 @@ class Unserved:
         reason = f"there is no Service {name} to be served"
         self._tell(name, _HERE, INVALID, tuple([f"EndpointSlice {one.name}: {reason}" for one in slices]))
 
-    def contested(self, name: ObjectName, contests: Iterable[Contest]) -> None:
+    def contested(self, name: ObjectName, contests: Collection[Contest]) -> None:
         """Say which addresses a Service does not get because another has them."""
-        self._tell(name, _CONTESTS, ADDRESS_TAKEN, tuple(map(_contest, contests)))
+        texts: dict[str, None] = {}
+        if contests:
+            found = self._service(name)
+            ports = found[0].ports if found is not None else ()
+            texts = dict.fromkeys(_contest(contest, ports) for contest in contests)
+        self._tell(name, _CONTESTS, ADDRESS_TAKEN, tuple(texts))
 
     def flush(self) -> None:
         """Have people on this node see what was said since the last time."""
@@ -142,9 +155,15 @@ def _texts(skipped: Iterable[Skipped]) -> tuple[str, ...]:
     return tuple([f"{one.field}: {one.reason}" for one in skipped])
 
 
-def _contest(contest: Contest) -> str:
+def _contest(contest: Contest, ports: Iterable[ServicePort]) -> str:
     key, winner = contest.key, contest.winner
-    dialled = f"{format_endpoint(key.address, key.port)}/{Protocol(key.protocol).name}"
-    return (
-        f"{dialled} is taken by {'a virtual server that is not ours' if winner == FOREIGN else winner.name}"
-    )
+    of_service = {
+        (address, port.port)
+        for port in ports
+        for address in (port.cluster_ip, *port.external_ips, *port.load_balancer_ips)
+    }
+    is_of_service = (key.address, key.port) in of_service
+    # A NodePort is at other addresses on each node, and all nodes are to say it in the same words.
+    dialled = format_endpoint(key.address, key.port) if is_of_service else f"NodePort {key.port}"
+    taker = "a virtual server that is not ours" if winner == FOREIGN else winner.name
+    return f"{dialled}/{Protocol(key.protocol).name} is taken by {taker}"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import errno
 
 import msgspec
 import pytest
 
-from ipvs_agent.model import ObjectName, Skipped, VirtualServer
+from ipvs_agent.cli.outlets import RunningOutlets
+from ipvs_agent.model import HealthCheck, ObjectName, Skipped, VirtualServer
 from ipvs_agent.operations import AddVirtualServer, DeleteVirtualServer
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.sources.changes import Kind, Put, Rejected, Removed
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, key, port, service
+from ipvs_agent.testing.fake_kernel import FakeKernel
 from tests.unit.test_reconciler import Bench
 
 EXTERNAL = "198.51.100.7"
@@ -137,6 +140,38 @@ def test_a_virtual_server_that_is_not_ours_wins_until_it_goes():
     bench.pass_time(31)
 
     assert {} == users.flushed
+
+
+def test_a_node_port_that_another_has_is_said_in_the_same_words_on_all_nodes():
+    users = Users()
+    kernel = FakeKernel()
+    kernel.node_addresses.assign("eth0", ["192.0.2.10", "192.0.2.11"])
+    bench = Bench(kernel, outlets=Outlets(events=users, notes=users))
+    foreign = [VirtualServer(key(f"192.0.2.{number}:30080"), "wlc") for number in (10, 11)]
+    bench.kernel.ipvs.apply([AddVirtualServer(one) for one in foreign])
+    bench.put(service("shop/web", port(node_port=30080))).list_all().pass_time(31)
+
+    text = "NodePort 30080/TCP is taken by a virtual server that is not ours"
+    assert [("shop/web", "AddressTaken", text, False)] == users.events
+    assert {ObjectName("shop", "web"): (text,)} == users.flushed
+
+
+@pytest.mark.parametrize("local_endpoints", [0, 2])
+def test_a_health_check_that_is_not_heard_is_said_in_the_same_words_on_all_nodes(local_endpoints):
+    sent = []
+
+    class Recorder:
+        def post(self, regarding, reason, note, *, action, near):
+            sent.append((regarding.name, reason, note, near))
+
+    error = OSError(errno.EADDRINUSE, "Address already in use", "192.0.2.10:30000")
+    check = HealthCheck(30000, ObjectName("shop", "web"), "uid", local_endpoints)
+    told = RunningOutlets(Recorder())
+    with told.running(bool):
+        told._unheard(check, error)
+
+    note = "port 30000 cannot be listened on: Address already in use"
+    assert [("web", "FailedToStartServiceHealthcheck", note, local_endpoints > 0)] == sent
 
 
 def test_a_field_at_fault_is_an_event_for_a_service_and_a_log_line_for_a_slice(caplog):
