@@ -22,6 +22,8 @@ KUBE_ROUTER_FLAGS = "kube-router.io/service.schedflags"
 
 NO_FLAGS = "none"
 """The value that takes also those flags away that a scheduler gets unless told otherwise."""
+NO_FALLBACK = "no-fallback"
+"""The word beside other flags that takes these away."""
 
 LONGEST_VALUE = 4096
 """Characters. A longer one is not looked at, which would take its time at every change of the Service."""
@@ -70,8 +72,11 @@ def choose(
     if not key and is_kube_routers and KUBE_ROUTER_FLAGS in annotations:
         key = KUBE_ROUTER_FLAGS
     if key:
+        scheduler = SCHEDULERS[choice.scheduler]
+        # kube-router gives flags to mh alone, and exactly those.
+        is_exact = key == KUBE_ROUTER_FLAGS and scheduler.name == "mh"
         try:
-            flags = _flags(annotations[key], SCHEDULERS[choice.scheduler])
+            flags = _flags(annotations[key], scheduler, 0 if is_exact else scheduler.safe_flags)
         except ValueError as error:
             return choice, (Fault(key, str(error)),)
         choice = Choice(choice.scheduler, flags)
@@ -91,18 +96,23 @@ def check_length(text: str) -> None:
         raise ValueError(f"{quote(text)} is longer than {LONGEST_VALUE} characters")
 
 
-def _flags(text: str, scheduler: Scheduler) -> int:
+def _flags(text: str, scheduler: Scheduler, safe_flags: int) -> int:
     check_length(text)
     if text.strip(" ") == NO_FLAGS:
         return 0
     bits = scheduler.flag_bits
     flags = 0
-    for padded in text.split(","):
-        word = padded.strip(" ")
-        if word not in bits:
+    words = [padded.strip(" ") for padded in text.split(",")]
+    for word in words:
+        if word == NO_FALLBACK and scheduler.safe_flags:
+            safe_flags = 0
+        elif word in bits:
+            flags |= bits[word]
+        else:
             raise ValueError(_no_flag(word, scheduler))
-        flags |= bits[word]
-    return flags
+    if NO_FALLBACK in words and flags & scheduler.safe_flags:
+        raise ValueError(f"{NO_FALLBACK} stands beside the flag for it")
+    return flags | safe_flags
 
 
 def _no_scheduler(name: str) -> str:

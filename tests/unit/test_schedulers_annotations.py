@@ -36,7 +36,9 @@ def test_every_scheduler_can_be_chosen(name, key):
         pytest.param(Choice("sed", 0), {OURS: "sed", f"{OURS}.https": "lc"}, id="but not another port"),
         pytest.param(Choice("lc", 0), {OURS: "lc", THEIRS: "dh"}, id="ours before kube-router's"),
         pytest.param(Choice("lc", 0), {f"{OURS}.http": "lc", THEIRS: "dh"}, id="ours for the port, too"),
-        pytest.param(Choice("sh", 0x10), {OURS: "sh", FLAGS: "sh-port"}, id="the flags, and no others"),
+        pytest.param(Choice("sh", 0x18), {OURS: "sh", FLAGS: "sh-port"}, id="the flags, and the safe one"),
+        pytest.param(Choice("sh", 0x10), {OURS: "sh", FLAGS: "sh-port, no-fallback"}, id="not the safe one"),
+        pytest.param(Choice("mh", 0), {OURS: "mh", FLAGS: "no-fallback"}, id="nor any other"),
         pytest.param(Choice("sh", 0x18), {OURS: "sh", FLAGS: "sh-fallback,sh-port"}, id="two"),
         pytest.param(Choice("mh", 0x18), {OURS: "mh", FLAGS: " mh-port , mh-fallback"}, id="blanks between"),
         pytest.param(Choice("mh", 0x8), {OURS: "mh", FLAGS: "flag-1,mh-fallback"}, id="one by two names"),
@@ -46,15 +48,21 @@ def test_every_scheduler_can_be_chosen(name, key):
         pytest.param(Choice("mh", 0), {OURS: "mh", FLAGS: "none"}, id="no flags"),
         pytest.param(Choice("mh", 0), {OURS: "mh", FLAGS: " none "}, id="no flags, with blanks"),
         pytest.param(
-            Choice("mh", 0x10),
-            {OURS: "sh", f"{OURS}.http": "mh", FLAGS: "sh-port", f"{FLAGS}.http": "mh-port"},
+            Choice("mh", 0x18),
+            {OURS: "sh", f"{OURS}.http": "mh", FLAGS: "no-fallback", f"{FLAGS}.http": "mh-port"},
             id="flags for the port",
         ),
         pytest.param(
             Choice("mh", 0x18), {THEIRS: "mh", THEIR_FLAGS: "flag-1, flag-2"}, id="kube-router's flags"
         ),
         pytest.param(
-            Choice("mh", 0x10), {THEIRS: "mh", THEIR_FLAGS: "flag-1", FLAGS: "mh-port"}, id="but ours"
+            Choice("mh", 0x10), {THEIRS: "mh", THEIR_FLAGS: "flag-2"}, id="exactly as kube-router has them"
+        ),
+        pytest.param(
+            Choice("sh", 0x18), {THEIRS: "sh", THEIR_FLAGS: "flag-2"}, id="which it has for mh alone"
+        ),
+        pytest.param(
+            Choice("mh", 0x28), {THEIRS: "mh", THEIR_FLAGS: "flag-2", FLAGS: "flag-3"}, id="but ours"
         ),
         pytest.param(Choice("sh", 0x8), {OURS: "sh", THEIRS: "mh", THEIR_FLAGS: "flag-2"}, id="not for ours"),
         pytest.param(
@@ -139,6 +147,9 @@ TAKES = "use flag-1, flag-2, flag-3 or none"
         pytest.param(f"'{24 * 'a'}'... is not a flag of lc; {TAKES}", "lc", 4000 * "a"),
         pytest.param(f"'{24 * 'a'}'... is longer than 4096 characters", "lc", 10240 * "a"),
         pytest.param("none must stand alone", "mh", "none,mh-port"),
+        pytest.param("no-fallback stands beside the flag for it", "mh", "no-fallback,mh-fallback"),
+        pytest.param("no-fallback stands beside the flag for it", "sh", "flag-1,no-fallback"),
+        pytest.param(f"'no-fallback' is not a flag of lc; {TAKES}", "lc", "no-fallback"),
         pytest.param("a flag is missing; for no flags at all use none", "mh", ""),
         pytest.param("a flag is missing; for no flags at all use none", "mh", "  "),
         pytest.param("a flag is missing; for no flags at all use none", "mh", "mh-port,"),
