@@ -23,12 +23,12 @@ class Sized(NamedTuple):
 
 
 SIZED: Mapping[str, Sized] = {
-    "start": Sized(start.main, start.SIZES, start.LARGE),
-    "change": Sized(change.main, change.SIZES, change.LARGE),
+    "start": Sized(start.main, sizes.SMALL, sizes.LARGE),
+    "change": Sized(change.main, sizes.SMALL, sizes.LARGE),
     "rolling": Sized(rolling.main, rolling.SIZES, rolling.LARGE),
     "idle": Sized(idle.main, idle.SIZES, idle.LARGE),
-    "status": Sized(status.main, status.SIZES, status.LARGE),
-    "kube-proxy": Sized(kube_proxy.main, kube_proxy.SIZES, kube_proxy.LARGE),
+    "status": Sized(status.main, sizes.SMALL, sizes.LARGE),
+    "kube-proxy": Sized(kube_proxy.main, sizes.SMALL, sizes.LARGE),
 }
 BENCHMARKS: Mapping[str, Callable[[], bool]] = {
     "scheduler_changes": scheduler_changes.main,

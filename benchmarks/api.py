@@ -30,10 +30,16 @@ def prepare(server: Client, node_name: str, node_address: str) -> None:
     server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bench"}})
 
 
-def grow(server: Client, created: int, size: Size) -> None:
-    """Create the Services that are lacking, and their slices; created: how many there are."""
-    numbers = range(created, size.services)
+def grow(server: Client, before: Size | None, size: Size) -> None:
+    """Bring a cluster to a size of as many Services at least; before: its size, None: nothing is there."""
+    there = before.services if before is not None else 0
+    keeps_slices = before is None or before.endpoints == size.endpoints
+    numbers = range(there if keeps_slices else 0, size.services)
     for number in progress.over(numbers, len(numbers), f"creating {size}"):
-        server.create(cluster.service(number))
-        addresses = [cluster.pod_ip(number, index, size.endpoints) for index in range(size.endpoints)]
-        server.create(cluster.endpoint_slice(number, addresses))
+        if before is not None and number < there:
+            for endpoint_slice in cluster.endpoint_slices(number, before.endpoints):
+                server.delete(endpoint_slice)
+        else:
+            server.create(cluster.service(number))
+        for endpoint_slice in cluster.endpoint_slices(number, size.endpoints):
+            server.create(endpoint_slice)

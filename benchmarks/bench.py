@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 
+import msgspec
+
 from benchmarks import cluster, progress
 from benchmarks.sizes import Size
 from ipvs_agent.addresses import Address, parse_network
 from ipvs_agent.desired.shim import Masquerade
 from ipvs_agent.kernel.api import Outcomes
 from ipvs_agent.kernel.node import NodeKernel
+from ipvs_agent.model import VipMode
 from ipvs_agent.operations import AddRealServer, IpvsOperation, SetVirtualServer
 from ipvs_agent.reconcile.foundation import Needs
 from ipvs_agent.reconcile.messages import Stop
@@ -31,6 +34,7 @@ from ipvs_agent.sources.decode import decode
 from tools.lab import talk
 
 _PATIENCE = 600.0
+_LOOK_AGAIN = 0.1
 _LAID, _SERVING = " foundation laid ", " serving "
 """How lines of the agent's log begin behind their time."""
 _STAGE = re.compile(r" (\w+)_ms=(\d+)")
@@ -60,7 +64,7 @@ def serving(size: Size) -> Iterator[AgentInProcess]:
         agent = AgentInProcess(name)
         said = [
             decode(Kind(thing["kind"]), json.dumps(thing).encode())
-            for thing in progress.over(cluster.objects(*size), 2 * size.services, f"cluster of {size}")
+            for thing in progress.over(cluster.objects(*size), cluster.count(*size), f"cluster of {size}")
         ]
         names = {kind: frozenset(one.name for one in said if one.kind is kind and one.name) for kind in Kind}
         agent.tell([*said, *(Listed(kind, names[kind]) for kind in Kind)])
@@ -81,7 +85,9 @@ def stages(words: str) -> dict[str, float]:
 class AgentInProcess:
     """A reconciler on the real kernel of a namespace, which can be watched more closely than a process."""
 
-    def __init__(self, name: str, settings: Settings = _SETTINGS) -> None:
+    def __init__(self, name: str, vip_mode: VipMode = VipMode.AUTO, settings: Settings = _SETTINGS) -> None:
+        self.applied = 0.0
+        """When the last batch for IPVS was done."""
         self.added: dict[Address, float] = {}
         """When a real server was last added, by its address."""
         self.edited = 0
@@ -95,6 +101,7 @@ class AgentInProcess:
         """In which round its log first had the words that are waited for."""
         self._is_at_work = False
         self._news = threading.Condition()
+        settings = msgspec.structs.replace(settings, vip_mode=vip_mode)
         made: Future[Reconciler] = Future()
         self._thread = threading.Thread(target=self._run, args=(name, settings, made), daemon=True)
         self._thread.start()
@@ -118,10 +125,13 @@ class AgentInProcess:
         return self.added[address]
 
     def wait_until(self, condition: Callable[[], bool], seconds: float = _PATIENCE) -> None:
-        """Wait until a condition holds, which is looked at when the agent has done something."""
+        """Wait until a condition holds; it is looked at when the agent has done something."""
+        deadline = time.monotonic() + seconds
         with self._news:
-            if not self._news.wait_for(condition, seconds):
-                raise TimeoutError("the agent did not get there in time")
+            while not condition():
+                if time.monotonic() > deadline:
+                    raise TimeoutError("the agent did not get there in time")
+                self._news.wait(_LOOK_AGAIN)
 
     def cpu(self) -> float:
         """Return the seconds of CPU time that its loop has had."""
@@ -193,10 +203,10 @@ class AgentInProcess:
 
         def timed(operations: Sequence[IpvsOperation]) -> Outcomes:
             outcomes = apply(operations)
-            now = time.perf_counter()
+            self.applied = time.perf_counter()
             for operation in operations:
                 if isinstance(operation, AddRealServer):
-                    self.added[operation.real_server.address] = now
+                    self.added[operation.real_server.address] = self.applied
                 elif isinstance(operation, SetVirtualServer):
                     self.edited += 1
             return outcomes

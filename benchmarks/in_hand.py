@@ -87,7 +87,7 @@ def measure(namespace: str, path: Path) -> dict[str, float]:
     settings = wiring.settings(AgentConfig(sync_period=_NO_AUDIT), "node-0")
     watch = Stopwatch()
     with watch.watching():
-        agent = bench.AgentInProcess(namespace, settings)
+        agent = bench.AgentInProcess(namespace, settings=settings)
         agent.wait_until_ready()
         watch.seconds.clear()
         started = time.perf_counter()

@@ -14,7 +14,7 @@ from ipvs_agent.sources.changes import Kind
 from ipvs_agent.sources.decode import decode
 
 SIZES = (Size(1000, 10),)
-LARGE = (Size(10000, 10),)
+LARGE = (Size(10000, 10), Size(40000, 2), Size(5000, 50))
 SERVICES = 1000
 """How many Services are updated, if there are as many."""
 RATE = 200.0
@@ -69,10 +69,9 @@ def _measure(size: Size) -> results.Row:
 
 def _update(service: int, endpoints: int) -> tuple[bytes, Address]:
     """Return what the API says when a pod is replaced by another, and the address of the new one."""
-    addresses = [cluster.pod_ip(service, index, endpoints) for index in range(endpoints)]
     new = f"10.255.{service >> 8}.{service & 255}"
-    addresses[service % endpoints] = new
-    return json.dumps(cluster.endpoint_slice(service, addresses)).encode(), parse_address(new)
+    changed = cluster.changed_slice(service, endpoints, service % endpoints, new)
+    return json.dumps(changed).encode(), parse_address(new)
 
 
 if __name__ == "__main__":

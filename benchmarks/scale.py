@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder, ApiServer() as server:
         with server.client() as client:
             api.prepare(client, "node-0", "192.0.2.1")
-            api.grow(client, 0, options.size)
+            api.grow(client, None, options.size)
         server.wait_until_allowed(AGENT, "/api/v1/services")
         crowd = Crowd(server, options.agents, options.processes, Path(folder))
         try:

@@ -62,8 +62,7 @@ def _time_one(agent: bench.AgentInProcess, number: int) -> float:
     service = CHANGES + number % OTHERS
     text = f"10.255.{number >> 8}.{number & 255}"
     new = parse_address(text)
-    addresses = [cluster.pod_ip(service, 0, ENDPOINTS), text]
-    event = json.dumps(cluster.endpoint_slice(service, addresses)).encode()
+    event = json.dumps(cluster.changed_slice(service, ENDPOINTS, ENDPOINTS - 1, text)).encode()
     started = time.perf_counter()
     agent.tell([decode(Kind.ENDPOINT_SLICE, event)])
     agent.wait_until(lambda: new in agent.added)

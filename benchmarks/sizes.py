@@ -16,6 +16,10 @@ class Size(NamedTuple):
         return f"{self.services:,} of {self.endpoints:,}"
 
 
+SMALL = (Size(10, 10), Size(100, 10), Size(1000, 10))
+LARGE = (Size(10000, 10), Size(40000, 2), Size(5000, 50), Size(1, 5000))
+
+
 def parse(text: str) -> Size:
     """Read one size; for argparse."""
     services, by, endpoints = text.partition("x")

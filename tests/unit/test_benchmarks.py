@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from benchmarks import bench, floor, in_hand, progress, results, scale, sizes, start
+from benchmarks import api, bench, change, cluster, floor, in_hand, progress, results, scale, sizes, start
 from benchmarks.sizes import Size
 from ipvs_agent.kernel.netlink import NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
 from ipvs_agent.reconcile.report import Report
@@ -25,6 +25,70 @@ class TestSizes:
 
     def test_people_read_it_with_commas(self):
         assert "40,000 of 2" == str(Size(40000, 2))
+
+
+class TestCluster:
+    def test_no_slice_has_more_endpoints_than_kubernetes_puts_into_one(self):
+        slices = list(cluster.endpoint_slices(3, 250))
+
+        assert [100, 100, 50] == [len(one["endpoints"]) for one in slices]
+        assert ["s3-0", "s3-1", "s3-2"] == [one["metadata"]["name"] for one in slices]
+        assert 250 == len({tuple(end["addresses"]) for one in slices for end in one["endpoints"]})
+        assert 250 == len({end["targetRef"]["name"] for one in slices for end in one["endpoints"]})
+
+    @pytest.mark.parametrize(("index", "part"), [(0, 0), (99, 0), (100, 1), (249, 2)])
+    def test_a_change_is_in_the_slice_of_its_endpoint(self, index, part):
+        before = list(cluster.endpoint_slices(3, 250))[part]
+
+        after = cluster.changed_slice(3, 250, index, "10.255.0.1")
+
+        changed = after["endpoints"][index % 100]
+        assert ["10.255.0.1"] == changed["addresses"]
+        changed["addresses"] = before["endpoints"][index % 100]["addresses"]
+        assert before == after
+
+    @pytest.mark.parametrize("size", [(2, 1), (3, 100), (3, 101)])
+    def test_objects_are_counted(self, size):
+        assert len(list(cluster.objects(*size))) == cluster.count(*size)
+
+
+class Server:
+    """Keeps the names of what was created and not deleted."""
+
+    def __init__(self):
+        self.there = {}
+        self.written = 0
+
+    def create(self, thing):
+        assert thing["metadata"]["name"] not in self.there
+        self.there[thing["metadata"]["name"]] = thing
+        self.written += 1
+
+    def delete(self, thing):
+        del self.there[thing["metadata"]["name"]]
+
+
+class TestGrow:
+    @pytest.mark.parametrize(
+        ("before", "written"),
+        [
+            pytest.param(None, 5 * 3, id="from nothing"),
+            pytest.param(Size(2, 150), 3 * 3, id="more Services"),
+            pytest.param(Size(2, 20), 3 * 3 + 2 * 2, id="more endpoints too"),
+            pytest.param(Size(5, 301), 5 * 2, id="fewer endpoints"),
+            pytest.param(Size(5, 150), 0, id="nothing new"),
+        ],
+    )
+    def test_what_is_there_becomes_what_is_asked_for(self, before, written):
+        server = Server()
+        if before is not None:
+            api.grow(server, None, before)
+            server.written = 0
+
+        api.grow(server, before, Size(5, 150))
+
+        assert {one["metadata"]["name"]: one for one in cluster.objects(5, 150)} == server.there
+        assert written == server.written
 
 
 class TestResults:
@@ -223,3 +287,43 @@ class TestStart:
         monkeypatch.setattr(results, "keep", lambda benchmark, rows: None)
 
         assert is_reached == start.main([Size(1, 1)])
+
+
+class TestChange:
+    def rows(self, *sizes_and_figures):
+        rows = [
+            {"size": size.services, "endpoints": size.endpoints, "median_ms": median, "p99_ms": p99}
+            for size, median, p99 in sizes_and_figures
+        ]
+        change._compare(rows)
+        return rows
+
+    def test_many_services_are_compared_with_few_of_as_many_endpoints(self):
+        few, many, other = self.rows(
+            (Size(10, 10), 2.0, 4.0), (Size(10_000, 10), 3.0, 8.0), (Size(5000, 50), 9.0, 9.0)
+        )
+
+        assert (1.0, 1.0) == (few["median_times"], few["p99_times"])
+        assert (1.5, 2.0) == (many["median_times"], many["p99_times"])
+        assert (None, None) == (other["median_times"], other["p99_times"])
+
+    @pytest.mark.parametrize(
+        ("median", "p99", "is_reached"),
+        [
+            pytest.param(3.0, 6.0, True, id="at most 1.5 times"),
+            pytest.param(3.1, 6.0, False, id="median more than 1.5 times"),
+            pytest.param(3.0, 6.1, False, id="99th percentile more than 1.5 times"),
+        ],
+    )
+    def test_the_goal_of_many_depends_on_few(self, median, p99, is_reached):
+        _, many = self.rows((Size(10, 10), 2.0, 4.0), (Size(10_000, 10), median, p99))
+
+        assert is_reached == change._reached(many)
+
+    @pytest.mark.parametrize(
+        ("median", "p99", "is_reached"), [(4.9, 19.9, True), (5.0, 19.9, False), (4.9, 20.0, False)]
+    )
+    def test_without_few_the_bounds_count(self, median, p99, is_reached):
+        (row,) = self.rows((Size(10_000, 10), median, p99))
+
+        assert is_reached == change._reached(row)
