@@ -12,6 +12,13 @@ from tests.conformance.scenarios import SCENARIOS
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROW = re.compile(r"\| ([^|]+) \| ([^|]+) \|")
 NAMES = {case.name for case in SCENARIOS}
+# What the agent does not have, each a goal of its own. Nothing else may be without a test.
+NOT_YET = {
+    "TestNoEndpointsMetric": "the agent has no metrics",
+    "healthcheck/healthcheck_test.go: TestHealthzServer, TestLivezServer": (
+        "the agent has no healthz and livez"
+    ),
+}
 
 
 def rows():
@@ -22,7 +29,8 @@ def rows():
 
 @pytest.mark.parametrize(("test", "covered"), [pytest.param(*row, id=row[0]) for row in rows()])
 def test_what_covers_it_exists(test, covered):
-    if covered.startswith("nothing: "):
+    if test in NOT_YET:
+        assert f"not yet: {NOT_YET[test]}" == covered
         return
     for name in re.sub(r" \([^)]*\)", "", covered).split(", "):
         if name.startswith("`"):

@@ -286,6 +286,17 @@ def test_a_restart_goes_on_draining():
     assert {"-t 10.96.0.80:80": {"10.244.1.12:8080": 1}} == restarted.tables()
 
 
+def test_a_restart_wakes_what_has_drained_and_is_wanted_again():
+    bench = serving()
+    bench.kernel.ipvs.set_connections(VIP, (A.address, 8080), active=1)
+    bench.put(endpoint_slice(endpoints=[B]))
+    assert 0 == bench.tables()["-t 10.96.0.80:80"]["10.244.1.11:8080"]
+    restarted = Bench(bench.kernel)
+    restarted.put(service(), endpoint_slice(endpoints=[A, B])).list_all()
+
+    assert {"-t 10.96.0.80:80": {"10.244.1.11:8080": 1, "10.244.1.12:8080": 1}} == restarted.tables()
+
+
 def test_a_udp_endpoint_goes_at_once():
     udp = port(protocol=Protocol.UDP)
     bench = Bench()

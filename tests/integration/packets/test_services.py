@@ -102,3 +102,30 @@ def test_affinity_keeps_each_client_at_one_pod(node, lab):
 
 def test_endpoints_that_are_not_ready_get_nothing_and_slices_add_up(node, lab):
     assert {"b", "c"} == {node.ask(lab.client, talk.TCP, "10.96.0.83", 80).name for _ in range(8)}
+
+
+@families
+@pytest.mark.parametrize("protocol", [talk.TCP, talk.UDP])
+def test_hostports_of_a_cni_do_not_take_what_is_for_a_service(node, lab, family, protocol):
+    """A rule for all addresses that are the node's own means VIPs, too (k/k#61938)."""
+    tool, to = ("iptables", lab.b.ipv4) if family == 4 else ("ip6tables", f"[{lab.b.ipv6}]")
+    rule = f"-p {protocol} --dport 80 -m addrtype --dst-type LOCAL -j DNAT --to-destination {to}:8080".split()
+    for chain in ("PREROUTING", "OUTPUT"):
+        node.run(tool, "-w", "-t", "nat", "-A", chain, *rule)
+    try:
+        for client in (lab.client, lab.a, lab.node):
+            assert {"a", "b", "c"} == {node.ask(client, protocol, VIPS[family], 80).name for _ in range(9)}
+        assert {"b"} == {node.ask(lab.client, protocol, TO_LAN[family], 80).name for _ in range(3)}
+    finally:
+        for chain in ("PREROUTING", "OUTPUT"):
+            node.run(tool, "-w", "-t", "nat", "-D", chain, *rule)
+
+
+@families
+@protocols
+def test_nobody_answers_what_the_node_sends_from_its_loopback_address(node, lab, family, protocol):
+    """The kernel sends nothing from there to another host, whatever we or kube-proxy do about it."""
+    source = {4: "127.0.0.1", 6: "::1"}[family]
+    for address, port in ((VIPS[family], 80), (TO_LAN[family], NODE_PORTS[protocol])):
+        with pytest.raises(OSError, match=r"timed out|unreachable"):
+            node.ask(lab.node, protocol, address, port, source=source, timeout=1.0)
