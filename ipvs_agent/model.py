@@ -402,6 +402,8 @@ class ServicePlan(msgspec.Struct, frozen=True):
     """What the sets must know of its endpoints."""
     health: HealthCheck | None = None
     skipped: tuple[Skipped, ...] = ()
+    counts: Mapping[ServicePort, int] = {}
+    """How many endpoints each port has on all nodes, where not every scheduler has room for as many."""
 
 
 def format_netmask(virtual_server: VirtualServer) -> str:

@@ -33,7 +33,7 @@ from ipvs_agent.model import (
     format_endpoint,
     mark_key,
 )
-from ipvs_agent.schedulers import SCHEDULERS
+from ipvs_agent.schedulers import SCHEDULERS, TABLE_SIZES
 from ipvs_agent.schedulers.annotations import Choice
 
 
@@ -74,6 +74,7 @@ class NodeView(msgspec.Struct, frozen=True):
 _RealServers = tuple[RealServer, ...]
 
 NO_MARKS: Mapping[ServicePort, int] = {}
+NO_CROWDS: Mapping[ServicePort, int] = {}
 
 
 def compile_service(
@@ -81,12 +82,15 @@ def compile_service(
     slices: Collection[EndpointSlice],
     node: NodeView,
     marks: Mapping[ServicePort, int] = NO_MARKS,
+    crowds: Mapping[ServicePort, int] = NO_CROWDS,
 ) -> ServicePlan:
     """Return the plan of a Service; what cannot be served is in its `skipped`.
 
     marks: the packet mark of each port of a Service with externalTrafficPolicy Local.
+    crowds: how many endpoints must have room behind a port, where it is not as many as it has.
     """
     frontends: dict[VirtualServerKey, Frontend] = {}
+    counts: dict[ServicePort, int] = {}
     members: list[SetMember] = []
     skipped: list[Skipped] = []
     wishes, faults = read_wishes(service, node.drain_seconds)
@@ -96,8 +100,11 @@ def compile_service(
             continue
         behind = endpoints.of_port(port, slices)
         serving = endpoints.in_cluster(behind)
+        if len(serving) > TABLE_SIZES[0]:
+            counts[port] = len(serving)
+        count = max(len(serving), crowds.get(port, 0))
         its_distribution, unusable = distribution.of_port(
-            service, port, wishes, len(serving), node.scheduler, node.missing_schedulers
+            service, port, wishes, count, node.scheduler, node.missing_schedulers
         )
         skipped += unusable
         compiler = _Compiler(service, port, node, its_distribution)
@@ -122,6 +129,7 @@ def compile_service(
         tuple(dict.fromkeys(members)),
         health,
         tuple(dict.fromkeys(skipped)),
+        counts,
     )
 
 

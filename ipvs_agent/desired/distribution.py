@@ -51,7 +51,7 @@ def of_port(
 ) -> tuple[Distribution, list[Skipped]]:
     """Return how the connections to a port are distributed, and what is not done as it is asked for.
 
-    count: endpoints of the port on all nodes.
+    count: endpoints of the port on all nodes, for which there must be room.
     default: the scheduler for Services that ask for no other.
     """
     choice, faults = choose(service.annotations, port.name, default)

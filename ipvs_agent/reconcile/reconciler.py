@@ -27,6 +27,7 @@ from ipvs_agent.model import (
 from ipvs_agent.reconcile import audit
 from ipvs_agent.reconcile.audits import Audits
 from ipvs_agent.reconcile.claims import Key
+from ipvs_agent.reconcile.crowds import Crowds
 from ipvs_agent.reconcile.foundation import Ground, Needs, still_missing
 from ipvs_agent.reconcile.health import Health
 from ipvs_agent.reconcile.keeper import Keeper
@@ -58,6 +59,7 @@ from ipvs_agent.reconcile.timers import (
     RampStep,
     RebuildDue,
     Retry,
+    RoomDue,
     SchedulerTurn,
     ServiceDue,
     SliceDue,
@@ -106,6 +108,7 @@ class Reconciler:
         self._unserved = Unserved(outlets, self._report, self._service)
         self._keeper = Keeper(kernel, self._timers, self._report, self._unserved, clock, settings)
         self._marks = Marks(self._keeper.achieved.goes_by, self._keeper.claims.owner)
+        self._crowds = Crowds(self._timers, clock)
         self._board = outlets.health
         self._health = Health(outlets.health, settings.sync_period, clock)
         self._older_flows = OlderFlows(self._keeper, background, worker, self.tell)
@@ -265,6 +268,8 @@ class Reconciler:
         if isinstance(task, ServiceDue):
             if self._spacing.end_wait(task.name):
                 self._store.dirty[task.name] = None
+        elif isinstance(task, RoomDue):
+            self._store.dirty[task.name] = None
         elif isinstance(task, LinesDue):
             self._report.flush()
         elif isinstance(task, FlowsDue):
@@ -360,9 +365,12 @@ class Reconciler:
             orphans = () if self._keeper.claims.has_plan(name) else slices
             self._unserved.orphaned(name, orphans)
             self._marks.release(name)
+            self._crowds.forget(name)
             self._health.publish(name, None)
             return None
-        plan = compile_service(service, slices, self._view, self._marks.of(service, self._view))
+        marks, crowds = self._marks.of(service, self._view), self._crowds.of(name)
+        plan = compile_service(service, slices, self._view, marks, crowds)
+        self._crowds.note(name, plan.counts)
         self._unserved.planned(name, plan.skipped)
         self._health.publish(name, plan.health)
         return plan

@@ -74,13 +74,19 @@ class RampStep(msgspec.Struct, frozen=True):
     key: VirtualServerKey
 
 
+class RoomDue(msgspec.Struct, frozen=True):
+    """Compile a Service again, behind which tables have had room for its endpoints for a while."""
+
+    name: ObjectName
+
+
 class VipsMove(msgspec.Struct, frozen=True):
     """Move some VIPs to the form that they are to have."""
 
 
 ObjectTask = Retry | DrainCheck | RebuildDue | SuspectsDue | SchedulerTurn | RampStep | VipsMove
 """What concerns objects of the kernel."""
-Task = ObjectTask | ServiceDue | LinesDue | AuditDue | SliceDue | AddressesDue | FlowsDue
+Task = ObjectTask | ServiceDue | RoomDue | LinesDue | AuditDue | SliceDue | AddressesDue | FlowsDue
 
 
 class Timers:

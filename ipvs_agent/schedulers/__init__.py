@@ -19,6 +19,7 @@ from ipvs_agent.schedulers.scheduler import FLAG_BITS, PLAIN_FLAGS, Order, Sched
 __all__ = [
     "SAFE",
     "SCHEDULERS",
+    "TABLE_SIZES",
     "Order",
     "Scheduler",
     "Weight",
@@ -51,6 +52,8 @@ SCHEDULERS: Mapping[str, Scheduler] = {
 
 SAFE = "rr"
 """The one for what can have no other: every kernel has it, and it takes any number of real servers."""
+TABLE_SIZES = tuple(sorted({scheduler.table_size for scheduler in SCHEDULERS.values()} - {0}))
+"""For how many real servers their tables have room, from small to large."""
 
 
 def flag_names(scheduler: str, flags: int) -> list[str]:

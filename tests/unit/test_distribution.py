@@ -55,6 +55,10 @@ def said(plan):
     return [f"{one.field}: {one.reason}" for one in plan.skipped]
 
 
+def schedulers(bench):
+    return [one.virtual_server.scheduler for one in bench.inner.ipvs.virtual_servers()]
+
+
 def many(count):
     first = int(ipaddress.ip_address("10.244.0.1"))
     return [endpoint(str(ipaddress.ip_address(first + number))) for number in range(count)]
@@ -243,6 +247,46 @@ class TestRoom:
             plan.frontends[0].virtual_server.scheduler,
             len(plan.frontends[0].real_servers),
         )
+
+    def test_a_number_that_goes_up_and_down_at_the_edge_brings_no_change_each_time(self):
+        behind = many(257)
+        asked = service(annotations={"ipvs-agent.io/scheduler": "sh"})
+        bench = Bench().put(asked, endpoint_slice(endpoints=behind[:256])).list_all()
+        assert ["sh"] == schedulers(bench)
+        bench.kernel.ipvs.batches.clear()
+        for _ in range(5):
+            bench.put(endpoint_slice(endpoints=behind)).pass_time(40)
+            bench.put(endpoint_slice(endpoints=behind[:256])).pass_time(40)
+        assert ["rr"] == schedulers(bench)
+        bench.pass_time(19)
+        assert ["rr"] == schedulers(bench)
+        bench.pass_time(2)
+        assert ["sh"] == schedulers(bench)
+
+        changes = [one for batch in bench.kernel.ipvs.batches for one in batch]
+        assert 2 == sum(isinstance(one, SetVirtualServer) for one in changes)
+
+    def test_one_that_was_full_for_long_has_room_after_a_minute_too(self):
+        asked = service(annotations={"ipvs-agent.io/scheduler": "sh"})
+        bench = Bench().put(asked, endpoint_slice(endpoints=many(257))).list_all().pass_time(300)
+        bench.put(endpoint_slice(endpoints=many(256))).pass_time(59)
+        assert ["rr"] == schedulers(bench)
+
+        assert ["sh"] == schedulers(bench.pass_time(2))
+
+    def test_one_that_is_full_gets_at_once_what_has_room(self):
+        bench = Bench().put(service(), endpoint_slice(endpoints=many(257))).list_all()
+        bench.put(service(annotations={"ipvs-agent.io/scheduler": "mh"}))
+
+        assert ["mh"] == schedulers(bench)
+
+    def test_a_service_made_anew_has_room_at_once(self):
+        asked = service(annotations={"ipvs-agent.io/scheduler": "sh"})
+        bench = Bench().put(asked, endpoint_slice(endpoints=many(257))).list_all()
+        bench.remove(asked).pass_time(10)
+        bench.put(asked, endpoint_slice(endpoints=many(256)))
+
+        assert ["sh"] == schedulers(bench)
 
     def test_behind_a_mark_affinity_needs_room(self):
         balanced = port(load_balancer_ips=["198.51.100.7"])
