@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,54 @@ def test_create_change_outage_and_delete(node, lab, api, agent_log):
     node.wait_for(lambda: not [line for line in node.virtual_servers() if VIP in line])
     with pytest.raises(OSError, match=r"refused|timed out|unreachable"):
         node.ask(lab.client, talk.TCP, VIP, 80, timeout=1)
+
+
+@pytest.fixture
+def neighbour(node, lab, tmp_path):
+    """The log of an agent on another node, which reaches the server through the first one."""
+    rule = ("POSTROUTING", "-o", "eth9", "-j", "MASQUERADE")
+    node.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    node.run("iptables", "-t", "nat", "-A", *rule)
+    node.run("ip", "-n", lab.node_b.namespace, "route", "add", "198.18.0.0/30", "via", lab.node.ipv4)
+    log = tmp_path / "log-of-neighbour"
+    arguments = ("--kubeconfig", os.environ["IPVS_AGENT_KUBECONFIG"])
+    agent = Agent(lab.node_b.namespace, None, node.config, node_name="node-b", arguments=arguments, log=log)
+    with agent:
+        yield log
+    print(log.read_text())
+    agent.command("cleanup")
+    node.run("ip", "-n", lab.node_b.namespace, "route", "del", "198.18.0.0/30")
+    node.run("iptables", "-t", "nat", "-D", *rule)
+
+
+@pytest.mark.timeout(600)
+def test_an_annotation_that_makes_no_sense_is_one_event_of_all_agents(node, lab, api, agent_log, neighbour):
+    web = objects.service("web", (VIP,), namespace="default")
+    annotations = {"ipvs-agent.io/scheduler": "wr"}
+    web["metadata"] = {"name": "web", "namespace": "default", "annotations": annotations}
+    # Each has an endpoint, so that none waits for others to speak first.
+    both = [(lab.a.ipv4, {"nodeName": "node-a"}), (lab.b.ipv4, {"nodeName": "node-b"})]
+    behind = objects.endpoint_slice("web", both, namespace="default")
+    node.agent.start()
+    node.wait_for(lambda: " serving " in agent_log() and " serving " in neighbour.read_text())
+    for thing in (behind, web):
+        api.create(thing)
+    text = "metadata.annotations[ipvs-agent.io/scheduler]: 'wr' is not a scheduler; did you mean wrr?"
+    node.wait_for(lambda: text in agent_log())
+    node.wait_for(lambda: text in neighbour.read_text())
+    time.sleep(5)  # time for another one
+
+    events = api.get("/apis/events.k8s.io/v1/namespaces/default/events")["items"]
+    assert [("Warning", "Invalid", text)] == [
+        (one["type"], one["reason"], one["note"]) for one in events if one["regarding"]["name"] == "web"
+    ]
+    assert f"default/web: {text}" in node.agent.command("status", "-o", "wide")
+    assert f"-A -t {VIP}:80 -s rr" in node.virtual_servers()
+    api.patch(web, {"metadata": {"annotations": {"ipvs-agent.io/scheduler": "wrr"}}})
+    node.wait_for(lambda: f"-A -t {VIP}:80 -s wrr" in node.virtual_servers())
+    assert text not in node.agent.command("status", "-o", "wide")
+    for thing in (web, behind):
+        api.delete(thing)
 
 
 @pytest.mark.timeout(600)
