@@ -143,6 +143,9 @@ class Vips(Protocol):
         The interface is set up where an IPv6 route needs that. No routes are lost with its last address.
         """
 
+    def tidy(self) -> None:
+        """Remove from the interface what was there for IPv4 routes only, where there is none left."""
+
 
 class NodeAddresses(Protocol):
     """The node's own addresses."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ipvs_agent.addresses import Address
+from ipvs_agent.addresses import Address, Family
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.netlink import Message, NetlinkSocket, attribute, attributes
 
@@ -69,6 +69,8 @@ class Link(msgspec.Struct, frozen=True, gc=False):
     alias: str
     """A free text that the kernel keeps with it."""
     is_up: bool
+    makes_link_local: bool
+    """Whether it gets an IPv6 address of its own when it is up."""
 
 
 class InterfaceAddress(msgspec.Struct, frozen=True, gc=False):
@@ -122,7 +124,9 @@ def parse_link(answer: bytes) -> Link:
     found = attributes(answer, IFINFOMSG.size)
     kind = attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b"")
     alias = _text(found.get(IFLA_IFALIAS, b""))
-    return Link(index, _text(found[IFLA_IFNAME]), _text(kind), alias, bool(flags & IFF_UP))
+    ipv6 = attributes(attributes(found.get(IFLA_AF_SPEC, b"")).get(Family.IPV6, b""))
+    is_quiet = ipv6.get(IFLA_INET6_ADDR_GEN_MODE) == bytes([IN6_ADDR_GEN_MODE_NONE])
+    return Link(index, _text(found[IFLA_IFNAME]), _text(kind), alias, bool(flags & IFF_UP), not is_quiet)
 
 
 def _text(value: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Local routes as VIPs: what they are made of, and how they are read and kept.
+"""Local routes as VIPs: what they are made of, and how they are read.
 
 They have no preferred source. IPv4 would lose all routes of a preferred source with that address of the node
 (fib_sync_down_addr); without one the node dials a VIP from the VIP itself, as where it is an address. IPv6
@@ -7,10 +7,8 @@ chooses the source among the node's addresses at each connection, and refuses on
 
 from __future__ import annotations
 
-import contextlib
 import struct
 import sys
-from collections.abc import Iterator
 
 from ipvs_agent.addresses import Address, Family, family_of
 from ipvs_agent.kernel import rtnetlink
@@ -24,10 +22,6 @@ from ipvs_agent.kernel.netlink import (
 )
 from ipvs_agent.operations import ROUTE_METRIC, ROUTE_PROTOCOL
 
-LOOPBACK = 1
-"""The index of `lo`, in every network namespace."""
-_PARKED_METRIC = ROUTE_METRIC + 1
-
 # struct rtmsg, then destination, interface and metric.
 _NEW = {
     Family.IPV4: struct.Struct("=BBBBBBBBI HH4s HHI HHI"),
@@ -35,7 +29,7 @@ _NEW = {
 }
 
 
-def add(address: Address, link: int, metric: int = ROUTE_METRIC) -> Message:
+def add(address: Address, link: int) -> Message:
     """Return the request to make a route."""
     family, size = family_of(address), len(address)
     # A host's own is what IPv4 takes on an interface that is down.
@@ -44,7 +38,7 @@ def add(address: Address, link: int, metric: int = ROUTE_METRIC) -> Message:
         *(family, size * 8, 0, 0, rtnetlink.RT_TABLE_LOCAL, ROUTE_PROTOCOL, scope, rtnetlink.RTN_LOCAL, 0),
         *(size + 4, rtnetlink.RTA_DST, address),
         *(8, rtnetlink.RTA_OIF, link),
-        *(8, rtnetlink.RTA_PRIORITY, metric),
+        *(8, rtnetlink.RTA_PRIORITY, ROUTE_METRIC),
     )
     return Message(rtnetlink.RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, payload)
 
@@ -75,23 +69,6 @@ def has_others(sock: NetlinkSocket, link: int) -> bool:
             if protocol not in (rtnetlink.RTPROT_KERNEL, ROUTE_PROTOCOL):
                 return True
     return False
-
-
-@contextlib.contextmanager
-def parked(sock: NetlinkSocket, link: int, addresses: set[Address], staying: set[Address]) -> Iterator[None]:
-    """Keep the routes of some addresses through what makes the kernel forget the routes by an interface.
-
-    Meanwhile they have routes by the loopback interface, which do the same for whoever dials them, and can be
-    removed as they can.
-    staying: those that are to have a route by the interface again.
-    """
-    sock.send([add(address, LOOPBACK, _PARKED_METRIC) for address in addresses])
-    try:
-        yield
-    finally:
-        sock.send([add(address, link) for address in staying])
-        metric = attribute(rtnetlink.RTA_PRIORITY, _PARKED_METRIC.to_bytes(4, sys.byteorder))
-        sock.send([message._replace(payload=message.payload + metric) for message in map(delete, addresses)])
 
 
 def _header(family: Family, prefix: int, table: int, protocol: int) -> bytes:

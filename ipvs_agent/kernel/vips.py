@@ -5,12 +5,12 @@ same, in both families, and a link that is down gets no link-local address of it
 is set up, told to make no such address; IPv4 routes do without.
 
 The kernel forgets all IPv4 routes by an interface that loses its last IPv4 address (fib_inetaddr_event). So
-they are parked elsewhere while ours is removed.
+while there are any, the interface has one that is no VIP and never goes: a loopback address, which is the
+node's own anyway and no source of what leaves it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import struct
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ from ipvs_agent.kernel.netlink import (
     kernel_error,
 )
 from ipvs_agent.model import VipForm
-from ipvs_agent.operations import LINK, AddVip, DeleteVip, VipOperation
+from ipvs_agent.operations import LINK, AddVip, VipOperation
 
 _KIND = "dummy"
 _ALIAS = "ipvs-agent"
@@ -52,6 +52,8 @@ _FOREVER = 0xFFFFFFFF
 # (ipv6_dev_get_saddr; RFC 6724, section 5, rule 3). Only on a node without any other global address a VIP is
 # still preferred to a link-local one for destinations beyond the link (rule 2).
 _SCOPE_HOST = 254
+KEEPER = Address(b"\x7f\0\0\x51")
+"""127.0.0.81: the address that keeps the IPv4 routes."""
 _IPV4 = struct.Struct("=BBBBI HH4s HH4s")
 _DEPRECATED_IPV6 = struct.Struct("=BBBBI HH16s HHII8x")
 
@@ -79,8 +81,6 @@ class NetlinkVips:
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(NETLINK_ROUTE)
-        self._has_routes: bool | None = None
-        """Whether there may be any of IPv4; None: one must look."""
 
     def close(self) -> None:
         """Close the netlink socket."""
@@ -115,14 +115,17 @@ class NetlinkVips:
         self._request(f"ip link delete {LINK}", Message(rtnetlink.RTM_DELLINK, 0, _NAMED))
 
     def addresses(self) -> set[Address]:
-        """Return the interface's addresses but IPv6 link-local ones; empty where there is no interface."""
+        """Return the interface's addresses but IPv6 link-local ones; empty where there is no interface.
+
+        The address that keeps the routes is not among them.
+        """
         link = rtnetlink.find_link(self._socket, LINK)
         if link is None:
             return set()
         return {
             found.address
             for found in rtnetlink.addresses(self._socket, link.index)
-            if not rtnetlink.is_ipv6_link_local(found.address)
+            if not rtnetlink.is_ipv6_link_local(found.address) and found.address != KEEPER
         }
 
     def routes(self) -> set[Address]:
@@ -145,48 +148,33 @@ class NetlinkVips:
                 NotFound(f"{operation}: there is no interface {LINK}", errno.ENODEV)
                 for operation in operations
             ]
-        if not link.is_up and any(_needs_link_up(operation) for operation in operations):
-            self._set_up(link.index)
+        if any(_needs_link_up(operation) for operation in operations):
+            self._set_up(link)
         messages = [_message(operation, link.index) for operation in operations]
-        with self._keeping_routes(operations, link.index):
-            refusals = self._socket.send(messages)
+        first = [_address_message(KEEPER, link.index)] if any(map(_needs_keeper, operations)) else []
+        refusals = self._socket.send([*first, *messages])[len(first) :]
         return [
             refusal and _error(str(operation), message.type, refusal)
             for operation, message, refusal in zip(operations, messages, refusals, strict=True)
         ]
 
-    def _set_up(self, link: int) -> None:
-        """Set the interface up; what is refused is refused to the routes then, in better words."""
-        mode = attribute(rtnetlink.IFLA_INET6_ADDR_GEN_MODE, bytes([rtnetlink.IN6_ADDR_GEN_MODE_NONE]))
-        specific = attribute(rtnetlink.IFLA_AF_SPEC, attribute(Family.IPV6, mode))
-        quiet = rtnetlink.IFINFOMSG.pack(0, 0, link, 0, 0) + specific
-        up = rtnetlink.IFINFOMSG.pack(0, 0, link, rtnetlink.IFF_UP, rtnetlink.IFF_UP)
-        self._socket.send([Message(rtnetlink.RTM_NEWLINK, 0, payload) for payload in (quiet, up)])
+    def tidy(self) -> None:
+        """Remove from the interface what was there for IPv4 routes only, where there is none left."""
+        link = rtnetlink.find_link(self._socket, LINK)
+        if link is not None and not vip_routes.read(self._socket, Family.IPV4):
+            self._socket.send([_address_message(KEEPER, link.index, is_new=False)])
 
-    def _keeping_routes(
-        self, operations: Sequence[VipOperation], link: int
-    ) -> contextlib.AbstractContextManager[None]:
-        """Return what keeps the IPv4 routes where a batch may remove the last IPv4 address."""
-        gone: dict[VipForm, set[Address]] = {form: set() for form in VipForm}
-        for operation in operations:
-            if len(operation.address) == 4:
-                if isinstance(operation, DeleteVip):
-                    gone[operation.form].add(operation.address)
-                elif operation.form is VipForm.ROUTE:
-                    self._has_routes = True
-        if gone[VipForm.ROUTE]:
-            self._has_routes = None  # it may have been the last one
-        if not gone[VipForm.ADDRESS]:
-            return contextlib.nullcontext()
-        if self._has_routes is None:
-            self._has_routes = bool(vip_routes.read(self._socket, Family.IPV4))
-        if not self._has_routes:
-            return contextlib.nullcontext()
-        found = {one.address for one in rtnetlink.addresses(self._socket, link) if len(one.address) == 4}
-        if found <= gone[VipForm.ADDRESS]:
-            routes = vip_routes.read(self._socket, Family.IPV4)
-            return vip_routes.parked(self._socket, link, routes, routes - gone[VipForm.ROUTE])
-        return contextlib.nullcontext()
+    def _set_up(self, link: rtnetlink.Link) -> None:
+        """Set the interface up; what is refused is refused to the routes then, in better words."""
+        messages = []
+        if link.makes_link_local:
+            mode = attribute(rtnetlink.IFLA_INET6_ADDR_GEN_MODE, bytes([rtnetlink.IN6_ADDR_GEN_MODE_NONE]))
+            specific = attribute(rtnetlink.IFLA_AF_SPEC, attribute(Family.IPV6, mode))
+            messages.append(rtnetlink.IFINFOMSG.pack(0, 0, link.index, 0, 0) + specific)
+        if not link.is_up:
+            up = rtnetlink.IFF_UP
+            messages.append(rtnetlink.IFINFOMSG.pack(0, 0, link.index, up, up))
+        self._socket.send([Message(rtnetlink.RTM_NEWLINK, 0, payload) for payload in messages])
 
     def _request(self, what: str, *messages: Message) -> None:
         for refusal in self._socket.send(messages):
@@ -199,11 +187,19 @@ def _needs_link_up(operation: VipOperation) -> bool:
     return is_new_route and len(operation.address) == 16
 
 
+def _needs_keeper(operation: VipOperation) -> bool:
+    is_new_route = isinstance(operation, AddVip) and operation.form is VipForm.ROUTE
+    return is_new_route and len(operation.address) == 4
+
+
 def _message(operation: VipOperation, link: int) -> Message:
-    address = operation.address
-    if operation.form is VipForm.ROUTE:
-        is_new = isinstance(operation, AddVip)
-        return vip_routes.add(address, link) if is_new else vip_routes.delete(address)
+    is_new = isinstance(operation, AddVip)
+    if operation.form is VipForm.ADDRESS:
+        return _address_message(operation.address, link, is_new=is_new)
+    return vip_routes.add(operation.address, link) if is_new else vip_routes.delete(operation.address)
+
+
+def _address_message(address: Address, link: int, *, is_new: bool = True) -> Message:
     if len(address) == 4:
         payload = _IPV4.pack(
             *(Family.IPV4, 32, 0, _SCOPE_HOST, link),
@@ -216,7 +212,7 @@ def _message(operation: VipOperation, link: int) -> Message:
             *(20, rtnetlink.IFA_ADDRESS, address),
             *(20, _IFA_CACHEINFO, 0, _FOREVER),
         )
-    if isinstance(operation, AddVip):
+    if is_new:
         return Message(rtnetlink.RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, payload)
     return Message(rtnetlink.RTM_DELADDR, 0, payload)
 

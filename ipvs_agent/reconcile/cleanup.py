@@ -112,9 +112,9 @@ def carry_out(kernel: Kernel, removal: Removal) -> list[KernelError]:
             pass
         except KernelError as error:
             errors.append(error)
-    if removal.removes_link and not errors:
+    if not errors:
         try:
-            kernel.vips.remove_link()
+            (kernel.vips.remove_link if removal.removes_link else kernel.vips.tidy)()
         except NotFound:
             pass
         except KernelError as error:

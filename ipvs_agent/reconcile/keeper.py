@@ -6,6 +6,7 @@ makes good what others have changed.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterable, Sequence
 
@@ -289,14 +290,23 @@ class Keeper:
 
     def move_vips(self) -> None:
         """Bring some VIPs to their form: all of them have it before they lose the other one."""
-        keys: dict[Key, None] = dict.fromkeys(self._vip_forms.next_slice())
-        self.bring(keys)
-        self.bring(keys)
+        with self._vip_forms.turn() as addresses:
+            keys: dict[Key, None] = dict.fromkeys(addresses)
+            self.bring(keys)
+            self.bring(keys)
+        if not self._vip_forms.are_moving:
+            self._tidy()
 
     def end_moves(self) -> None:
         """Move all VIPs at once, for a process that will not be there later."""
         while self._vip_forms.are_moving:
             self.move_vips()
+
+    def _tidy(self) -> None:
+        """Remove what was on the interface for routes only, where there are to be none."""
+        if self._vip_forms.are_addresses:
+            with contextlib.suppress(KernelError):  # it harms nobody, and the next agent sees it too
+                self._kernel.vips.tidy()
 
     # --- What others did ------------------------------------------------------------------------------------
 
@@ -316,6 +326,7 @@ class Keeper:
                 others.update(self.claims.claim_for_nobody(key, FOREIGN, None))
         self.achieved.discover(tables.members | drift.vips_of_ours(tables))
         self._vip_forms.adopt()
+        self._tidy()
         self.bring(others)
         self._report.adopted(len(behind), len(self._foreign))
         return frozenset(behind)

@@ -1,11 +1,14 @@
 """In which form the VIPs are on the node, and how they move from one form to the other.
 
 A VIP first gets the new form and only then loses the old one, and many of them do so a slice at a time: the
-kernel walks a list for every address that comes or goes, and other changes must not wait for all of them.
+kernel walks a list for every address that comes or goes, and other changes must not wait for all of them. A
+slice is as long as can be done in some milliseconds, and then everybody else has as long as it took.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 from ipvs_agent.addresses import Address
@@ -19,6 +22,9 @@ from ipvs_agent.reconcile.timers import Timers, VipsMove
 MOST_ADDRESSES = 1000
 """With more VIPs than that, VipMode.AUTO makes them local routes (docs/vips.md has the measurement)."""
 _SLICE = 200
+"""VIPs that move at once, at most."""
+_SECONDS = 0.005
+"""What a slice is to take."""
 
 
 class VipForms:
@@ -44,6 +50,15 @@ class VipForms:
         """VIPs that may have another form than theirs."""
         self._slice: frozenset[Address] = frozenset()
         """Those of them that may lose it now."""
+        self._size = 1
+        """How many VIPs the next slice is to have."""
+        self._is_planned = False
+        self._rest_ends = 0.0
+
+    @property
+    def are_addresses(self) -> bool:
+        """Whether VIPs are to be addresses."""
+        return self._form is VipForm.ADDRESS
 
     @property
     def are_moving(self) -> bool:
@@ -89,20 +104,35 @@ class VipForms:
             if isinstance(key, bytes):
                 self._enqueue(key)
 
-    def next_slice(self) -> list[Address]:
-        """Return some VIPs to bring on, which from now on may lose the form that is not theirs."""
-        addresses = list(self._queue)[:_SLICE]
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[list[Address]]:
+        """Give some VIPs their turn, for the length of a with block; from then on they may lose a form."""
+        self._is_planned = False
+        started = self._clock()
+        addresses = list(itertools.islice(self._queue, self._size))
         for address in addresses:
             del self._queue[address]
         self._slice = frozenset(addresses)
-        if self._queue:
-            self._schedule()
-        return addresses
+        try:
+            yield addresses
+        finally:
+            took = self._clock() - started
+            self._rest_ends = started + 2 * took
+            self._size = _next_size(len(addresses), took)
+            if self._queue:
+                self._plan()
 
     def _enqueue(self, address: Address) -> None:
-        if not self._queue:
-            self._schedule()
         self._queue[address] = None
+        self._plan()
 
-    def _schedule(self) -> None:
-        self._timers.add(self._clock(), VipsMove())
+    def _plan(self) -> None:
+        if not self._is_planned:
+            self._is_planned = True
+            self._timers.add(max(self._clock(), self._rest_ends), VipsMove())
+
+
+def _next_size(size: int, took: float) -> int:
+    """Return how many VIPs the next slice is to have, when so many took so many seconds."""
+    fitting = size * _SECONDS / took if took else _SLICE
+    return max(1, min(_SLICE, 2 * size, int(fitting)))

@@ -21,6 +21,8 @@ class FakeVips:
         self.batches: list[list[VipOperation]] = []
         """What apply was called with."""
         self.is_up = False
+        self.has_keeper = False
+        """Whether an address that is no VIP keeps the IPv4 routes."""
         self.other_routes: set[Address] = set()
         """Routes by the interface that others have made."""
         self._is_ours = False
@@ -44,7 +46,7 @@ class FakeVips:
             raise NotFound(f"ip link delete {LINK}: no such device", errno.ENODEV)
         self.kind = None
         self._is_ours = False
-        self.is_up = False
+        self.is_up = self.has_keeper = False
         self.other_routes.clear()
         self._vips.clear()
 
@@ -70,6 +72,10 @@ class FakeVips:
         self.batches.append(list(operations))
         return [self._apply(operation) for operation in operations]
 
+    def tidy(self) -> None:
+        """Remove from the interface what was there for IPv4 routes only, where there is none left."""
+        self.has_keeper &= any(vip.form is VipForm.ROUTE and len(vip.address) == 4 for vip in self._vips)
+
     def _apply(self, operation: VipOperation) -> KernelError | None:
         if self.kind is None:
             return NotFound(f"{operation}: there is no interface {LINK}", errno.ENODEV)
@@ -77,8 +83,9 @@ class FakeVips:
         if isinstance(operation, AddVip):
             if vip in self._vips:
                 return AlreadyExists(f"{operation}: File exists", errno.EEXIST)
-            if vip.form is VipForm.ROUTE and len(vip.address) == 16:
-                self.is_up = True
+            if vip.form is VipForm.ROUTE:
+                self.is_up |= len(vip.address) == 16
+                self.has_keeper |= len(vip.address) == 4
             self._vips.add(vip)
         else:
             if vip not in self._vips:

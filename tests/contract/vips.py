@@ -178,6 +178,24 @@ class VipsContract:
 
         assert (set(), {IPV4, IPV6}) == (vips.addresses(), vips.routes())
 
+    def test_routes_stay_when_it_is_tidied_up(self, vips):
+        vips.ensure_link()
+        vips.apply([AddVip(IPV4), add_route(IPV4), add_route(OTHER_IPV4)])
+        vips.tidy()
+        vips.apply([DeleteVip(IPV4), delete_route(OTHER_IPV4)])
+        vips.tidy()
+        assert (set(), {IPV4}) == (vips.addresses(), vips.routes())
+
+        vips.apply([AddVip(OTHER_IPV4), delete_route(IPV4)])
+        vips.tidy()
+        vips.tidy()
+        assert ({OTHER_IPV4}, set()) == (vips.addresses(), vips.routes())
+
+    def test_without_the_interface_there_is_nothing_to_tidy_up(self, vips):
+        vips.tidy()
+
+        assert set() == vips.routes()
+
     def test_routes_go_with_the_interface(self, vips):
         vips.ensure_link()
         vips.apply([add_route(IPV4), add_route(IPV6)])

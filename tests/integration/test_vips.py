@@ -7,7 +7,6 @@ import errno
 import json
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import pytest
 
 from ipvs_agent import errors
 from ipvs_agent.addresses import parse_address
-from ipvs_agent.kernel import netlink, rtnetlink
 from ipvs_agent.kernel.vips import NetlinkVips
 from ipvs_agent.operations import AddVip, DeleteVip
 from tests.contract.vips import IPV4, IPV6, OTHER_IPV4, VipsContract, add_route, delete_route, kinds
@@ -152,6 +150,19 @@ class TestNetlinkVips(VipsContract):
         assert "UP" in shown()["flags"]
         assert [] == shown()["addr_info"]
 
+    def test_a_link_found_up_makes_no_address_of_its_own_from_then_on(self, vips):
+        """One that it has is not ours, and stays."""
+        ip("link", "add", "kube-ipvs0", "type", "dummy")
+        ip("link", "set", "kube-ipvs0", "up")
+        vips.apply([add_route(IPV6)])
+        (own,) = shown()["addr_info"]
+        assert "link" == own["scope"]
+
+        ip("link", "set", "kube-ipvs0", "down")
+        ip("link", "set", "kube-ipvs0", "up")
+
+        assert [] == shown()["addr_info"]
+
     def test_ipv6_routes_that_went_with_the_link_can_be_added_again(self, vips):
         vips.ensure_link()
         vips.apply([add_route(IPV4), add_route(IPV6)])
@@ -171,23 +182,34 @@ class TestNetlinkVips(VipsContract):
         assert [None, None] == vips.apply([add_route(IPV4), add_route(IPV6)])
         assert ({IPV4, IPV6}, {IPV4, IPV6}) == (vips.addresses(), vips.routes())
 
-    def test_while_the_last_address_goes_its_route_is_elsewhere_and_then_nowhere_else(self, vips):
-        """The kernel forgets what is by the interface, without a word."""
+    def test_an_address_that_is_the_nodes_own_anyway_keeps_the_routes(self, vips):
+        """The kernel would forget them with the interface's last address, without a word."""
         vips.ensure_link()
-        vips.apply([AddVip(IPV4), add_route(IPV4)])
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_ROUTE) as notifications:
-            notifications.bind((0, 0x10 | 0x40))  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
-            vips.apply([DeleteVip(IPV4)])
-            notifications.setblocking(False)
-            told = [
-                _what(kind, payload)
-                for part in _all(notifications)
-                for kind, _, _, payload in netlink.received(part)
-            ]
+        vips.apply([AddVip(IPV4), AddVip(IPV6)])
+        assert ["10.96.0.10", "fd00:96::a"] == [each["local"] for each in shown()["addr_info"]]
+        vips.apply([add_route(IPV4)])
+        vips.apply([DeleteVip(IPV4), DeleteVip(IPV6)])
 
-        expected = ["+4946", "address gone", "-0", "+4945", "-4946"]
-        assert expected == told
+        (kept,) = shown()["addr_info"]
+        assert ("127.0.0.81", 32, "host") == (kept["local"], kept["prefixlen"], kept["scope"])
+        assert (set(), {IPV4}) == (vips.addresses(), vips.routes())
+
+    def test_others_that_remove_the_last_address_but_that_take_no_route_with_it(self, vips):
+        vips.ensure_link()
+        vips.apply([add_route(IPV4)])
+        ip("addr", "add", "203.0.113.9/32", "dev", "kube-ipvs0")
+        ip("addr", "del", "203.0.113.9/32", "dev", "kube-ipvs0")
+
         assert {IPV4} == vips.routes()
+
+    def test_with_the_last_ipv4_route_goes_what_kept_them(self, vips):
+        vips.ensure_link()
+        vips.apply([add_route(IPV4), add_route(IPV6)])
+        vips.apply([delete_route(IPV4)])
+
+        vips.tidy()
+
+        assert [] == shown()["addr_info"]
 
     def test_routes_of_others_are_not_ours(self, vips):
         vips.ensure_link()
@@ -317,19 +339,3 @@ def _connection(address):
             if error.errno != errno.ENETUNREACH or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
-
-
-def _all(notifications):
-    """Yield all that was said."""
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            yield notifications.recv(65536)
-
-
-def _what(kind, payload):
-    """Return what a notification says: that an address went, or that a route of some metric came or went."""
-    if kind == rtnetlink.RTM_DELADDR:
-        return "address gone"
-    attributes = netlink.attributes(payload, rtnetlink.RTMSG.size)
-    metric = int.from_bytes(attributes.get(rtnetlink.RTA_PRIORITY, b""), sys.byteorder)
-    return f"{'+' if kind == rtnetlink.RTM_NEWROUTE else '-'}{metric}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from ipvs_agent.addresses import format_address
@@ -124,7 +126,63 @@ def test_many_move_slice_by_slice_and_other_changes_come_between(monkeypatch):
         moving.reconciler.catch_up()
         left.append(len(forms(moving)[0]))
 
-    assert [5, 3, 1, 0] == left[-4:]
+    assert [6, 4, 2, 0] == left[-4:]
+
+
+class Slow(Bench):
+    """A bench on a kernel that takes its time for each VIP that comes or goes, and notes when."""
+
+    def __init__(self, seconds):
+        super().__init__(vip_mode=VipMode.AUTO)
+        self.turns = []
+        """When the kernel was busy with VIPs, without a rest between."""
+        apply = self.kernel.vips.apply
+
+        def slow(operations):
+            began = self.turns.pop()[0] if self.turns and self.turns[-1][1] == self.now else self.now
+            self.now += seconds * len(operations)
+            self.turns.append((began, self.now))
+            return apply(operations)
+
+        self.kernel.vips.apply = slow
+
+    def settle(self):
+        self.reconciler.catch_up()
+        return self
+
+
+@pytest.mark.parametrize("seconds", [0.0001, 0.001, 0.004])
+def test_a_slice_takes_some_milliseconds_and_then_everybody_else_has_as_long(monkeypatch, seconds):
+    monkeypatch.setattr(vip_forms, "MOST_ADDRESSES", 200)
+    bench = Slow(seconds)
+    bench.put(*(thing for number in range(1, 201) for thing in web(number))).list_all()
+    bench.put(*web(201))
+    bench.turns.clear()
+    while forms(bench)[0]:
+        bench.now += 0.0005
+        bench.settle()
+
+    took = [end - began for began, end in bench.turns]
+    rests = [later[0] - sooner[1] for sooner, later in itertools.pairwise(bench.turns)]
+    assert max(took) <= max(0.010, 2.1 * seconds)
+    assert all(rest > before - 1e-9 for before, rest in zip(took, rests, strict=False))
+
+
+def test_what_kept_the_routes_goes_after_the_last_of_them():
+    bench = serving(*BOTH, vip_mode=VipMode.ROUTES)
+    assert bench.inner.vips.has_keeper
+
+    bench = restarted(bench, *BOTH, vip_mode=VipMode.ADDRESSES)
+    assert not bench.inner.vips.has_keeper
+
+
+def test_an_agent_killed_before_that_has_the_next_one_do_it():
+    bench = serving(*BOTH, vip_mode=VipMode.ADDRESSES)
+    bench.inner.vips.has_keeper = True
+
+    restarted(bench, *BOTH, vip_mode=VipMode.ADDRESSES)
+
+    assert not bench.inner.vips.has_keeper
 
 
 class TestAuto:

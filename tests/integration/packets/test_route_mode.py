@@ -118,9 +118,17 @@ class TestRouteMode:
         for address in services.VIPS.values():
             assert node.wait_for_answer(lab.client, talk.TCP, address, 80)
 
-    def test_the_last_address_that_others_put_there_takes_the_routes_with_it_for_a_moment(self, node, lab):
+    def test_the_last_address_that_others_put_there_takes_no_route_with_it(self, node, lab):
+        before = node.vip_routes()
         node.run("ip", "addr", "add", "203.0.113.9/32", "dev", "kube-ipvs0")
         node.run("ip", "addr", "del", "203.0.113.9/32", "dev", "kube-ipvs0")
+
+        assert before == node.vip_routes()
+        for address in services.VIPS.values():
+            assert node.ask(lab.client, talk.TCP, address, 80)
+
+    def test_what_is_flushed_is_made_again(self, node, lab):
+        node.run("ip", "addr", "flush", "dev", "kube-ipvs0")
 
         for address in services.VIPS.values():
             assert node.wait_for_answer(lab.client, talk.TCP, address, 80)
