@@ -22,6 +22,7 @@ INDICES = range(1, 0x8000)
 """What tells the marks of one transport protocol apart."""
 
 _INDEX_SHIFT = 17
+_BELOW_PROTOCOL = 0xFFFF
 _UDP = 1 << 16
 """The kernel does not say which protocol a virtual server by mark is for, and drains need to know."""
 
@@ -32,8 +33,8 @@ def mark_of(index: int, protocol: Protocol) -> int:
 
 
 def is_ours(key: VirtualServerKey) -> bool:
-    """Tell whether a virtual server is one by a mark of ours."""
-    return key.mark & TAG_MASK == TAG
+    """Tell whether a virtual server is one by a mark of ours; others may not make one just so."""
+    return key.mark & _BELOW_PROTOCOL == TAG and key.mark >> _INDEX_SHIFT in INDICES
 
 
 def is_for(key: VirtualServerKey, protocol: int) -> bool:

@@ -7,13 +7,17 @@ import pytest
 
 from ipvs_agent.addresses import Family, parse_network
 from ipvs_agent.desired.sets import sets_of
-from ipvs_agent.model import RealServer, VirtualServer
+from ipvs_agent.desired.split import TAG, TAG_MASK, mark_of
+from ipvs_agent.model import Protocol, RealServer, VirtualServer, mark_key
 from ipvs_agent.operations import AddMember, AddRealServer, AddVirtualServer
+from ipvs_agent.reconcile import cleanup
 from ipvs_agent.sources.changes import Trouble
 from ipvs_agent.testing.builders import address, endpoint_slice, key, port, service
 from ipvs_agent.testing.fake_kernel import FakeKernel
 from tests.unit.benches import INSIDE, LB, A, members_of, refuse
 from tests.unit.test_reconciler import Bench
+
+OURS = mark_of(1, Protocol.TCP)
 
 
 def make_foreign(kernel, *keys):
@@ -46,6 +50,24 @@ class TestAtTheStart:
 
         assert len(self.PORTS) == len(members_of(bench, "OTHERS"))
         assert [] == [record.message for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+class TestMarksThatOnlyLookLikeOurs:
+    @pytest.mark.parametrize(
+        "mark",
+        [
+            pytest.param(TAG, id="no index"),
+            pytest.param(TAG | 1 << 16, id="no index, UDP"),
+            *(pytest.param(OURS | 1 << bit, id=f"bit {bit}") for bit in range(16) if not TAG_MASK & 1 << bit),
+        ],
+    )
+    def test_their_virtual_servers_are_left_alone(self, mark):
+        kernel = FakeKernel()
+        kernel.ipvs.apply([AddVirtualServer(VirtualServer(mark_key(Family.IPV4, mark), "wlc"))])
+        bench = Bench(kernel, needs=INSIDE).list_all().pass_time(35)
+
+        assert {f"-f {mark}": {}} == bench.tables()
+        assert () == cleanup.plan(kernel).virtual_servers
 
 
 class TestMadeWhileOursWaits:
