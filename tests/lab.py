@@ -108,11 +108,11 @@ class Node:
     def leftovers(self):
         """What is left of the agent's objects."""
         found = [
-            line for line in self.run("ipset", "list", "-n").splitlines() if line.startswith("IPVS-AGENT")
+            line for line in self.run("ipset", "list", "-n").splitlines() if line.startswith("IPVS-AGENT-")
         ]
         found += self.vip_routes()
         for tool in ("iptables-save", "ip6tables-save"):
-            found += [line for line in self.run(tool).splitlines() if "IPVS-AGENT" in line]
+            found += [line for line in self.run(tool).splitlines() if "IPVS-AGENT-" in line]
         return found
 
 

@@ -86,7 +86,7 @@ def _writers(chains: _Chains, start: str, rules: Sequence[str]) -> Iterator[tupl
             words = _words(rule)
             target = _target(words)
             if target in chains:
-                if target not in seen and not target.startswith(PREFIX):
+                if target not in seen and not target.startswith(f"{PREFIX}-"):
                     seen.add(target)
                     waiting.append((target, chains[target]))
             elif target in _WRITERS:

@@ -17,7 +17,7 @@ from ipvs_agent.model import IpSet, SetMember, SetType, VirtualServerKey, addres
 from ipvs_agent.model import Protocol as Transport
 
 PREFIX = "IPVS-AGENT"
-"""Every set and chain of ours begins so, and nothing that begins so is anybody else's."""
+"""Every set and chain of ours begins so and with a hyphen, and nothing that does is anybody else's."""
 
 
 class Purpose:
@@ -83,6 +83,11 @@ def sets_of(family: Family) -> list[IpSet]:
     ] + [HEALTH]
 
 
+def is_our_name(name: str) -> bool:
+    """Tell whether a set or a chain of this name is ours."""
+    return name.startswith(f"{PREFIX}-")
+
+
 def draft(ip_set: IpSet) -> IpSet:
     """Return the set that is filled beside another one to take its place."""
     return msgspec.structs.replace(ip_set, name=ip_set.name + _DRAFT)
@@ -90,7 +95,7 @@ def draft(ip_set: IpSet) -> IpSet:
 
 def is_draft(name: str) -> bool:
     """Tell whether a set was to take the place of one of ours."""
-    return name.startswith(f"{PREFIX}-") and name.endswith(_DRAFT)
+    return is_our_name(name) and name.endswith(_DRAFT)
 
 
 def port_member(purpose: str, key: VirtualServerKey) -> SetMember:

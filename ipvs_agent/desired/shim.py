@@ -207,7 +207,7 @@ def removal_text(saved: str) -> str:
     """Return the iptables-restore input that removes all that is ours; empty where there is nothing."""
     text = []
     for name, chains in parse(saved).items():
-        ours = [chain for chain in chains if chain.startswith(PREFIX)]
+        ours = [chain for chain in chains if sets.is_our_name(chain)]
         lines = [f"-D {chain} {rule}" for chain, rule in _our_jumps(chains)]
         lines += [f"-F {chain}" for chain in ours] + [f"-X {chain}" for chain in ours]
         if lines:
@@ -232,7 +232,7 @@ def parse(saved: str) -> dict[str, dict[str, list[str]]]:
 
 def _is_there(table: Table, present: Mapping[str, Mapping[str, Sequence[str]]]) -> bool:
     chains = present.get(table.name, {})
-    ours = {chain: tuple(rules) for chain, rules in chains.items() if chain.startswith(PREFIX)}
+    ours = {chain: tuple(rules) for chain, rules in chains.items() if sets.is_our_name(chain)}
     jumps = [(jump.chain, f"-j {jump.target}") for jump in table.jumps]
     return ours == dict(table.rules) and sorted(_our_jumps(chains)) == sorted(jumps)
 
@@ -241,7 +241,7 @@ def _our_jumps(chains: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
     return [
         (chain, rule)
         for chain, rules in chains.items()
-        if not chain.startswith(PREFIX)
+        if not sets.is_our_name(chain)
         for rule in rules
         if _JUMP_TO_OURS.search(rule)
     ]
@@ -253,6 +253,6 @@ def _rewrite(table: Table, chains: Mapping[str, Sequence[str]]) -> str:
     lines += [f"-A {chain} {rule}" for chain, rules in table.rules.items() for rule in rules]
     lines += [f"-D {chain} {rule}" for chain, rule in _our_jumps(chains)]
     lines += [f"{'-I' if jump.first else '-A'} {jump.chain} -j {jump.target}" for jump in table.jumps]
-    stray = [chain for chain in chains if chain.startswith(PREFIX) and chain not in table.rules]
+    stray = [chain for chain in chains if sets.is_our_name(chain) and chain not in table.rules]
     lines += [f"-F {chain}" for chain in stray] + [f"-X {chain}" for chain in stray]
     return "\n".join([*lines, "COMMIT", ""])

@@ -56,7 +56,7 @@ class Removal(msgspec.Struct, frozen=True):
 
 def plan(kernel: Kernel) -> Removal:
     """Find what is ours by its names and by the ledger; raise KernelError."""
-    names = sorted(name for name in kernel.ipsets.sets() if name.startswith(sets.PREFIX + "-"))
+    names = sorted(name for name in kernel.ipsets.sets() if sets.is_our_name(name))
     ledger = {ip_set.name for family in Family for ip_set in sets.sets_of(family)}
     members: set[SetMember] = set()
     for name in names:

@@ -118,6 +118,14 @@ def test_a_chain_of_another_version_is_emptied_before_it_goes():
     assert text.index("-F IPVS-AGENT-OLD\n") < text.index("-X IPVS-AGENT-OLD\n")
 
 
+def test_a_chain_whose_name_only_begins_like_ours_is_somebody_elses():
+    tables = shim.tables(Family.IPV4, MASQUERADE)
+    theirs = saved(tables).replace("*nat\n", "*nat\n:IPVS-AGENTS - [0:0]\n-A IPVS-AGENTS -j RETURN\n")
+
+    assert "" == shim.restore_text(tables, theirs)
+    assert "IPVS-AGENTS" not in shim.removal_text(theirs)
+
+
 def test_a_comment_that_names_our_chains_is_no_jump():
     tables = shim.tables(Family.IPV4, MASQUERADE)
     comment = [("filter", 'INPUT -m comment --comment "before -j IPVS-AGENT-INPUT" -j DROP')]
