@@ -66,6 +66,25 @@ def test_the_younger_service_is_told_of_the_older_one_and_takes_over_when_that_g
     assert 1 == len(users.events)
 
 
+def test_a_slice_for_no_service_is_said_once_and_forgotten_when_its_service_comes(caplog):
+    users = Users()
+    bench = Bench(outlets=Outlets(events=users, notes=users))
+    behind = endpoint_slice("shop/web", endpoints=(HERE,))
+    bench.put(service("shop/other", port("10.96.0.81")), behind).list_all().pass_time(65)
+    text = f"EndpointSlice {behind.name}: there is no Service shop/web to be served"
+
+    assert [f'skipped object="Service shop/web: {text}"'] == _skipped(caplog)
+    assert {ObjectName("shop", "web"): (text,)} == users.flushed
+    bench.put(service("shop/web"))
+
+    assert {} == users.flushed
+    assert {"10.244.1.11:8080": 1} == bench.tables()["-t 10.96.0.80:80"]
+
+
+def _skipped(caplog):
+    return [record.message for record in caplog.records if record.message.startswith("skipped")]
+
+
 @pytest.mark.parametrize("endpoints", [(), (HERE,)], ids=["without endpoints", "over one pod"])
 class TestTwoThatLookAlike:
     """Whoever has the address, its virtual server is the same."""

@@ -53,6 +53,10 @@ NONSENSE = {
         ),
         "web-bad",
     ),
+    "no Service": (
+        objects.endpoint_slice("of-no-service", ["10.244.1.77"]),
+        "there is no Service shop/of-no-service to be served",
+    ),
 }
 
 
@@ -62,7 +66,6 @@ def log_of_nonsense(node, lab, agent_log):
     good = [
         objects.service("web"),
         objects.endpoint_slice("web", [lab.a.ipv4]),
-        objects.endpoint_slice("of-no-service", ["10.244.1.77"]),
     ]
     node.put(*(thing for thing, _ in NONSENSE.values()), *good)
     node.agent.start()
