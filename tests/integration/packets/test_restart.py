@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from ipvs_agent.desired.split import TAG, mark_of
+from ipvs_agent.model import Protocol
 from tests import objects
 from tests.lab import PATIENCE
 from tools.lab import talk
@@ -42,51 +44,69 @@ def started(node, log, says="serving"):
     node.wait_for(lambda: log().count(f" {says} ") > before)
 
 
+# One on a VIP of ours, and marks that look almost like ours.
+FOREIGN = (
+    *(("-t", "203.0.113.9:80"), ("-t", f"{VIP}:8443")),
+    *(("-f", str(mark)) for mark in (77, TAG, mark_of(1, Protocol.TCP) | 1 << 15)),
+)
+FOREIGN_SETS = ("KUBE-SOMETHING", "IPVS-AGENTS")
+FOREIGN_CHAINS = (("nat", "PREROUTING"), ("mangle", "OUTPUT"), ("filter", "INPUT"), ("filter", "FORWARD"))
+
+
 @pytest.fixture
 def foreign(node):
     """Virtual servers, sets, chains and addresses of somebody else; returns a function that lists them."""
-    node.run("ipvsadm", "-A", "-t", "203.0.113.9:80", "-s", "wrr")
-    node.run("ipvsadm", "-a", "-t", "203.0.113.9:80", "-r", "203.0.113.10:80", "-m", "-w", "7")
-    node.run("ipvsadm", "-A", "-f", "77", "-s", "lc")
-    node.run("ipset", "create", "KUBE-SOMETHING", "hash:ip")
-    node.run("ipset", "add", "KUBE-SOMETHING", "203.0.113.9")
-    node.run("ip", "link", "add", "dummy9", "type", "dummy")
-    node.run("ip", "addr", "add", "203.0.113.9/32", "dev", "dummy9")
-    for tool in ("iptables", "ip6tables"):
-        node.run(tool, "-w", "-t", "nat", "-N", "OTHERS")
-        node.run(tool, "-w", "-t", "nat", "-A", "OTHERS", "-p", "tcp", "-j", "RETURN")
-        node.run(tool, "-w", "-t", "nat", "-I", "PREROUTING", "-j", "OTHERS")
+    for option, address in FOREIGN:
+        node.run("ipvsadm", "-A", option, address, "-s", "lc")
+        node.run("ipvsadm", "-a", option, address, "-r", "203.0.113.10:80", "-m", "-w", "7")
+    for name in FOREIGN_SETS:
+        node.run("ipset", "create", name, "hash:ip")
+        node.run("ipset", "add", name, "203.0.113.9")
+    for link in ("dummy9", "kube-ipvs0"):
+        node.run("ip", "link", "add", link, "type", "dummy")
+        node.run("ip", "addr", "add", "203.0.113.9/32", "dev", link)
+    for tool, (table, chain) in itertools.product(("iptables", "ip6tables"), FOREIGN_CHAINS):
+        node.run(tool, "-w", "-t", table, "-N", f"IPVS-AGENTS{chain}")
+        node.run(tool, "-w", "-t", table, "-A", f"IPVS-AGENTS{chain}", "-p", "tcp", "-j", "RETURN")
+        node.run(tool, "-w", "-t", table, "-I", chain, "-j", f"IPVS-AGENTS{chain}")
 
     def listed():
         rules = [
             line
             for tool in ("iptables-save", "ip6tables-save")
             for line in node.run(tool).splitlines()
-            if line.startswith("-A") and "IPVS-AGENT" not in line
+            if line.startswith("-A") and "IPVS-AGENT-" not in line
         ]
-        servers = [line for line in node.virtual_servers() if "203.0.113.9:80 " in line or "-f 77" in line]
-        addresses = node.run("ip", "-o", "addr", "show", "dev", "dummy9")
-        return rules, servers, node.run("ipset", "save", "KUBE-SOMETHING"), addresses
+        named = [f" {option} {address} " for option, address in FOREIGN]
+        servers = [line for line in node.virtual_servers() if any(name in line for name in named)]
+        sets = [node.run("ipset", "save", name) for name in FOREIGN_SETS]
+        shown = node.run("ip", "-o", "addr", "show").splitlines()
+        addresses = [line for line in shown if "203.0.113." in line]
+        return rules, servers, sets, addresses
 
     yield listed
-    node.run("ipvsadm", "-D", "-t", "203.0.113.9:80")
-    node.run("ipvsadm", "-D", "-f", "77")
-    node.run("ipset", "destroy", "KUBE-SOMETHING")
-    node.run("ip", "link", "del", "dummy9")
-    for tool in ("iptables", "ip6tables"):
-        node.run(tool, "-w", "-t", "nat", "-D", "PREROUTING", "-j", "OTHERS")
-        node.run(tool, "-w", "-t", "nat", "-F", "OTHERS")
-        node.run(tool, "-w", "-t", "nat", "-X", "OTHERS")
+    for option, address in FOREIGN:
+        node.run("ipvsadm", "-D", option, address)
+    for name in FOREIGN_SETS:
+        node.run("ipset", "destroy", name)
+    for link in ("dummy9", "kube-ipvs0"):
+        node.run("ip", "link", "del", link)
+    for tool, (table, chain) in itertools.product(("iptables", "ip6tables"), FOREIGN_CHAINS):
+        node.run(tool, "-w", "-t", table, "-D", chain, "-j", f"IPVS-AGENTS{chain}")
+        node.run(tool, "-w", "-t", table, "-F", f"IPVS-AGENTS{chain}")
+        node.run(tool, "-w", "-t", table, "-X", f"IPVS-AGENTS{chain}")
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_ten_deaths_lose_no_request_and_touch_nothing_of_others(node, lab, web, foreign, agent_log):
-    """Kills come at any moment of start, sync or rest, while pod b is taken out and put back.
+    """SIGKILL and SIGTERM come at any moment of start, sync or rest, while pod b is taken out and put back.
 
-    Every other one meets an agent that has worked, however slow this machine is.
+    Every other one of each meets an agent that has worked, however slow this machine is.
     """
     before = foreign()
+    rules, servers, *_ = before
+    assert (len(FOREIGN_CHAINS) * 4, len(FOREIGN) * 2) == (len(rules), len(servers))
     began = time.monotonic()
     started(node, agent_log)
     longest = time.monotonic() - began + 2  # about half the kills meet agents that do not serve yet
@@ -96,7 +116,7 @@ def test_ten_deaths_lose_no_request_and_touch_nothing_of_others(node, lab, web, 
     for number in range(10):
         met_at_work = (lambda: " applied " in last_life(agent_log())) if number % 2 else (lambda: True)
         rewrite(node, manifests, seconds=chance.uniform(0, longest), until=met_at_work)
-        node.agent.end(signal.SIGKILL)
+        node.agent.end(signal.SIGKILL if number % 4 < 2 else signal.SIGTERM)
         started(node, agent_log, says="starting")
     node.put(*web)
     node.wait_for(lambda: node.pods({"a", "b", "c"}, lab.client, VIP) == {"a", "b", "c"})
