@@ -122,6 +122,13 @@ def test_create_change_outage_and_delete(node, lab, api, agent_log):
         one.end()
     assert [[], []] == [one.failures for one in asking]
 
+    api.patch(service, {"spec": {"ports": [service["spec"]["ports"][0] | {"port": 81, "nodePort": 30081}]}})
+    changed = [(lab.client, VIP, 81), (lab.a, VIP6, 81), (lab.client, lab.node.ipv4, 30081)]
+    for client, address, port in changed:
+        node.wait_for(lambda c=client, a=address, p=port: node.pods(ALL, c, a, p) == ALL)
+    gone = (f"{VIP}:80 ", ":30080 ")
+    node.wait_for(lambda: not [line for line in node.virtual_servers() if any(one in line for one in gone)])
+
     api.delete(service)
     for one in web_slices(lab, lab.pods):
         api.delete(one)
