@@ -94,6 +94,8 @@ _JUMPS = {
 _JUMP_TO_OURS = re.compile(rf"(?:^| )-j {PREFIX}-[\w-]+$")
 
 _IS_NEW = "-m conntrack --ctstate NEW"
+# Of what raw rules keep from conntrack nobody can say whether it is new.
+_MAY_BE_NEW = "-m conntrack --ctstate NEW,UNTRACKED"
 _IS_SPLIT = f"-m mark --mark {TAG:#x}/{TAG_MASK:#x}"
 _IS_NOT_SPLIT = f"-m mark ! --mark {TAG:#x}/{TAG_MASK:#x}"
 _TO_HEALTH = f"-p tcp -m set --match-set {sets.HEALTH.name} dst"
@@ -170,8 +172,8 @@ def _filter(family: Family) -> Rules:
             f"{services} -j RETURN",
             f"{_to(Purpose.OTHERS, family)} -j RETURN",
             f"{_TO_HEALTH} -j RETURN",
-            f"-p tcp {vips} {_IS_NEW} -j REJECT --reject-with tcp-reset",
-            f"{vips} {_IS_NEW} -j REJECT --reject-with {unreachable}",
+            f"-p tcp {vips} {_MAY_BE_NEW} -j REJECT --reject-with tcp-reset",
+            f"{vips} {_MAY_BE_NEW} -j REJECT --reject-with {unreachable}",
         ),
         f"{PREFIX}-ACCEPT": (f"{services} -j ACCEPT", f"{_TO_HEALTH} -j ACCEPT"),
         f"{PREFIX}-FORWARD": ("-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",),

@@ -224,6 +224,7 @@ class IptablesContract:
             ("nat", "! -i cni0 -m mark ! --mark 0x1051/0x30ff -j ACCEPT"),
             ("filter", "-m set --match-set PORTS dst,dst -m mark ! --mark 0x1051/0x30ff -j DROP"),
             ("filter", "-m conntrack ! --ctstate NEW -m set ! --match-set ADDRESSES src -j DROP"),
+            ("filter", "-p tcp -m conntrack --ctstate NEW,UNTRACKED -j REJECT --reject-with tcp-reset"),
             ("filter", "-p tcp -m set --match-set HEALTH dst -j RETURN"),
             ("filter", "-m set --match-set HEALTH dst,dst -j RETURN"),
             ("filter", "-s 10.0.0.0/8 -d 192.0.2.0/24 -i eth0 -o eth1 -p udp -j ACCEPT"),

@@ -74,6 +74,25 @@ class TestOtherPortsOfAVip:
         assert _is_icmp_unreachable(getattr(lab, client), vip, port)
 
 
+@pytest.fixture
+def untracked(node):
+    """What is sent to port 22 is not seen by conntrack."""
+    rules = [(tool, chain) for tool in ("iptables", "ip6tables") for chain in ("PREROUTING", "OUTPUT")]
+    rule = ("-p", "tcp", "--dport", "22", "-j", "CT", "--notrack")
+    for tool, chain in rules:
+        node.run(tool, "-w", "-t", "raw", "-I", chain, *rule)
+    yield
+    for tool, chain in rules:
+        node.run(tool, "-w", "-t", "raw", "-D", chain, *rule)
+
+
+@clients
+@pytest.mark.parametrize("vip", VIPS)
+def test_what_conntrack_does_not_see_is_refused_too(node, lab, untracked, client, vip):
+    with pytest.raises(ConnectionRefusedError):
+        node.ask(getattr(lab, client), talk.TCP, vip, 22)
+
+
 @clients
 @pytest.mark.parametrize("vip", [*EMPTY, *EMPTY_WITH_AFFINITY])
 class TestServiceWithoutEndpoints:
