@@ -58,6 +58,8 @@ class Facts(msgspec.Struct, frozen=True):
     """Those of findings.TOOLS that are in PATH."""
     settings: Mapping[str, Setting]
     has_ipv6: bool
+    release: str = ""
+    """The kernel's."""
     rules: tuple[Rules, ...] = ()
     """Of every flavour and family that can be read."""
     families: frozenset[Family] = frozenset()

@@ -8,6 +8,7 @@ from ipvs_agent import schedulers
 from ipvs_agent.addresses import Family, family_of
 from ipvs_agent.check.facts import Facts, Finding, Level, ModuleState
 from ipvs_agent.config import AgentConfig, LocalMode, remarks
+from ipvs_agent.desired import releases
 from ipvs_agent.desired.marks import foreign_mark_writers
 from ipvs_agent.model import SetType
 from ipvs_agent.operations import LINK
@@ -44,8 +45,8 @@ def modules_to_look_at(config: AgentConfig) -> tuple[str, ...]:
     return (*needed, _BY_SOURCE, *_NFT, *(name for names in _LEGACY.values() for name in names))
 
 
-def settings(config: AgentConfig) -> Mapping[str, str]:
-    """Return the sysctls that the agent sets."""
+def settings(config: AgentConfig, release: str) -> Mapping[str, str]:
+    """Return the sysctls that the agent sets on a kernel of some release."""
     wanted = {
         "net/ipv4/vs/conntrack": "1",
         "net/ipv4/vs/expire_nodest_conn": "1",
@@ -54,6 +55,8 @@ def settings(config: AgentConfig) -> Mapping[str, str]:
     }
     if config.strict_arp:
         wanted |= {"net/ipv4/conf/all/arp_ignore": "1", "net/ipv4/conf/all/arp_announce": "2"}
+    if releases.drops_reused_ports(release):
+        wanted["net/ipv4/vs/conn_reuse_mode"] = "0"
     return wanted
 
 
@@ -114,7 +117,7 @@ def _in_state(facts: Facts, state: ModuleState, names: Iterable[str]) -> list[st
 
 
 def _settings(facts: Facts, config: AgentConfig) -> Findings:
-    for name, wanted in settings(config).items():
+    for name, wanted in settings(config, facts.release).items():
         setting = facts.settings[name]
         if setting.value == wanted or setting.is_writable:
             continue

@@ -46,10 +46,12 @@ def observe(kernel: Kernel, config: AgentConfig, files: Files) -> Facts:
     has_ipvs = modules["ip_vs"] is ModuleState.THERE
     bridge = config.detect_local.mode is LocalMode.BRIDGE_INTERFACE and config.detect_local.interface
     addresses = kernel.node_addresses.addresses().values()
+    release = _read(kernel, "kernel/osrelease") or ""
     return Facts(
+        release=release,
         modules=modules,
         tools=frozenset(tool for tool in findings.TOOLS if shutil.which(tool)),
-        settings={name: _setting(kernel, name, files) for name in findings.settings(config)},
+        settings={name: _setting(kernel, name, files) for name in findings.settings(config, release)},
         has_ipv6=_read(kernel, _NO_IPV6) == "0",
         rules=tuple(kernel.iptables.all_rules()) if _has_rules(modules) else (),
         families=frozenset(family_of(address) for held in addresses for address in held),

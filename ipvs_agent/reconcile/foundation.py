@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Set
 import msgspec
 
 from ipvs_agent.addresses import Family
-from ipvs_agent.desired import sets, shim
+from ipvs_agent.desired import releases, sets, shim
 from ipvs_agent.desired.marks import foreign_mark_writers, foreign_tag_writers
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import IpSets, Kernel
@@ -33,6 +33,7 @@ SYSCTLS: Mapping[str, str] = {
     "net/ipv4/vs/expire_quiescent_template": "1",  # affinity does not hold clients to a drained one
     "net/ipv4/ip_forward": "1",
 }
+_REUSED_PORTS = {"net/ipv4/vs/conn_reuse_mode": "0"}
 _STRICT_ARP = {"net/ipv4/conf/all/arp_ignore": "1", "net/ipv4/conf/all/arp_announce": "2"}
 
 
@@ -77,7 +78,7 @@ def lay(
     """
     _load_modules(kernel, needs, missing_schedulers, is_first=before is None)
     missing_modules = frozenset(name for name in _WISHED if not kernel.modules.has(name))
-    for name, value in {**SYSCTLS, **(_STRICT_ARP if needs.strict_arp else {})}.items():
+    for name, value in _sysctls(kernel, needs).items():
         kernel.sysctls.write(name, value)
     kernel.vips.ensure_link()
     working, refusals = kernel.iptables.families(), dict(kernel.iptables.refusals())
@@ -127,6 +128,15 @@ def _load_modules(kernel: Kernel, needs: Needs, missing_schedulers: Set[str], *,
     kernel.modules.try_to_load(*names, *(_WISHED if is_first else ()))
     if not kernel.modules.has(needs.scheduler_module):
         kernel.modules.load(SCHEDULERS[SAFE].module)
+
+
+def _sysctls(kernel: Kernel, needs: Needs) -> Mapping[str, str]:
+    wanted = dict(SYSCTLS)
+    if needs.strict_arp:
+        wanted |= _STRICT_ARP
+    if releases.drops_reused_ports(kernel.sysctls.read("kernel/osrelease")):
+        wanted |= _REUSED_PORTS
+    return wanted
 
 
 def _in_use(kernel: Kernel, families: Iterable[Family], before: Ground | None) -> frozenset[Family]:

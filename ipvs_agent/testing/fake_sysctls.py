@@ -8,11 +8,13 @@ from ipvs_agent.errors import InvalidRequest, NotFound, PermissionDenied
 
 
 class FakeSysctls:
-    """Settings, at first those that the agent writes with the values of a fresh node."""
+    """Settings, at first those that the agent knows with the values of a fresh node."""
 
     def __init__(self) -> None:
         self.values = {
+            "kernel/osrelease": "6.1.0-44-cloud-amd64",
             "net/ipv4/vs/conntrack": "0",
+            "net/ipv4/vs/conn_reuse_mode": "1",
             "net/ipv4/vs/expire_nodest_conn": "0",
             "net/ipv4/vs/expire_quiescent_template": "0",
             "net/ipv4/ip_forward": "0",

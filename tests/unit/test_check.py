@@ -33,7 +33,7 @@ def facts():
     return Facts(
         modules=dict.fromkeys(findings.modules_to_look_at(BOTH), ModuleState.THERE),
         tools=frozenset(findings.TOOLS),
-        settings={name: Setting(value, True) for name, value in findings.settings(BOTH).items()},
+        settings={name: Setting(value, True) for name, value in findings.settings(BOTH, "6.1.0").items()},
         has_ipv6=True,
         rules=tuple(Rules(flavour, family, "") for flavour in ("-nft", "-legacy") for family in Family),
         families=frozenset(Family),
@@ -116,13 +116,14 @@ def test_the_scheduler_of_the_configuration_counts():
         assert scheduler.module in findings.modules_to_look_at(config)
 
 
-def test_the_agent_needs_no_module_and_writes_no_setting_that_is_not_looked_at():
-    kernel = FakeKernel()
+@pytest.mark.parametrize("release", ["5.4.0-216-generic", "6.1.0-44-cloud-amd64"])
+def test_the_agent_needs_no_module_and_writes_no_setting_that_is_not_looked_at(release):
     for config, strict_arp in ((BOTH, False), (dataclasses.replace(BOTH, strict_arp=True), True)):
         kernel = FakeKernel()
+        kernel.sysctls.values["kernel/osrelease"] = release
         foundation.lay(kernel, foundation.Needs(strict_arp=strict_arp))
 
-        assert dict(kernel.sysctls.written) == findings.settings(config)
+        assert dict(kernel.sysctls.written) == findings.settings(config, release)
         assert kernel.modules.loaded <= set(findings.modules_to_look_at(config))
 
 

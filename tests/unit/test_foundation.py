@@ -266,3 +266,23 @@ class TestAFamilyWhoseToolsFail:
 
         with pytest.raises(CommandFailed, match="not now"):
             foundation.lay(kernel, INSIDE, before)
+
+
+@pytest.mark.parametrize(
+    ("release", "value"),
+    [
+        pytest.param("4.0.9", "1", id="before it was there"),
+        pytest.param("4.1.0", "0", id="the first that drops"),
+        pytest.param("4.18.0-553.el8_10.x86_64", "0", id="Red Hat 8"),
+        pytest.param("5.8.18-100", "0", id="the last that drops"),
+        pytest.param("5.9.0-rc1", "1", id="the first that does not"),
+        pytest.param("5.10.0-35-amd64", "1", id="Debian 11"),
+        pytest.param("6.18.0", "1", id="later"),
+        pytest.param("unknown", "1", id="no number"),
+    ],
+)
+def test_ports_are_used_anew_at_once_on_every_kernel(kernel, release, value):
+    kernel.sysctls.values["kernel/osrelease"] = release
+    foundation.lay(kernel, NEEDS)
+
+    assert value == kernel.sysctls.values["net/ipv4/vs/conn_reuse_mode"]
