@@ -1,12 +1,14 @@
 """kube-apiserver, kube-proxy and etcd, built once from the Go modules that go.mod and go.sum pin.
 
-The etcd is Debian's, which in Debian 12 cannot tell a watch cache how far it is, so that an API server on it
-refuses WatchList. One that can is built where Debian's cannot.
+What the folder KUBEBUILDER_ASSETS has comes first. Else the etcd is Debian's, which in Debian 12 cannot tell
+a watch cache how far it is, so that an API server on it refuses WatchList. One that can is built where
+Debian's cannot.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -44,11 +46,18 @@ class BuildError(Exception):
 
 def program(name: str) -> Path:
     """Return the path of a program, built if need be; KUBEBUILDER_ASSETS is used for those that it has."""
+    return _from_assets(name) or _built(name)
+
+
+def _from_assets(name: str) -> Path | None:
     assets = os.environ.get("KUBEBUILDER_ASSETS")
-    if assets and Path(assets, name).is_file():
-        return Path(assets, name)
+    path = Path(assets, name) if assets else None
+    return path if path is not None and path.is_file() else None
+
+
+def _built(name: str) -> Path:
     home = cache.folder() / "kube"
-    path = home / VERSION / name
+    path = home / f"{VERSION}-{_modules()}" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -57,13 +66,20 @@ def program(name: str) -> Path:
     return path
 
 
+def _modules() -> str:
+    """Return what differs where a program would be built of other modules."""
+    pinned = b"".join((_HERE / name).read_bytes() for name in ("go.mod", "go.sum"))
+    return hashlib.sha256(pinned).hexdigest()[:12]
+
+
 def etcd(*, watch_list: bool) -> tuple[Path, bool]:
     """Return an etcd for a server that is to offer WatchList or not, and whether one on it would."""
-    if not _DEBIAN_ETCD.exists():
-        raise BuildError(f"{_DEBIAN_ETCD} is missing; run: tools/install kube")
-    if _tells_progress(_DEBIAN_ETCD):
-        return _DEBIAN_ETCD, True
-    return (program("etcd"), True) if watch_list else (_DEBIAN_ETCD, False)
+    given = _from_assets("etcd") or _DEBIAN_ETCD
+    if not given.exists():
+        raise BuildError(f"{given} is missing; run: tools/install kube")
+    if _tells_progress(given):
+        return given, True
+    return (_built("etcd"), True) if watch_list else (given, False)
 
 
 def _tells_progress(path: Path) -> bool:

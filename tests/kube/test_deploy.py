@@ -15,6 +15,7 @@ def test_all_of_it_is_tried():
     assert FILES == sorted(kustomization["resources"])
 
 
+# rbac.yaml is accepted in earnest: the server of these tests is started with it (conftest.py).
 @pytest.mark.parametrize("name", [name for name in FILES if name != "rbac.yaml"])
 def test_it_is_accepted_in_a_dry_run(server, name):
     with server.client() as client:
