@@ -78,6 +78,6 @@ machine: .venv/stamp
 	@tools/install agent lab
 	@tools/install $$($(PYTHON) -m tools.vm --backend $(BACKEND) --which)
 
-.venv/stamp: setup.cfg pyproject.toml
+.venv/stamp: setup.cfg pyproject.toml constraints.txt
 	@tools/install venv
 	@touch $@
