@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
@@ -583,6 +584,25 @@ class TestTrouble:
 
             message = "trouble: 401 Unauthorized: Unauthorized; the credentials are not accepted"
             assert [message] == told.until(message)
+
+
+class TestConnection:
+    @pytest.mark.parametrize(
+        ("level", "option", "seconds"),
+        [
+            pytest.param(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1, id="it is asked whether it lives"),
+            pytest.param(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15, id="after"),
+            pytest.param(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5, id="every"),
+            pytest.param(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3, id="so often"),
+        ],
+    )
+    def test_a_peer_that_lost_power_is_noticed_within_half_a_minute(self, tmp_path, level, option, seconds):
+        with FakeApi() as api:
+            client = ApiClient(api.write_kubeconfig(tmp_path))
+            with client.get(NODES, {}, 1.0):
+                held = client._line._socket
+
+                assert seconds == held.getsockopt(level, option)
 
 
 class TestStop:
