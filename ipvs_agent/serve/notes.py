@@ -76,7 +76,7 @@ class Notes:
         """Put a new file in the place of the old one, so that no reader sees a part of it."""
         with contextlib.suppress(FileExistsError):
             self._path.parent.mkdir()
-        new = self._path.with_name(f".{self._path.name}.new")
+        new = _draft(self._path)
         new.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with contextlib.ExitStack() as stack:
@@ -90,6 +90,26 @@ class Notes:
             stack.pop_all()
         self.close()
         self._held = descriptor
+
+
+def is_left(path: Path) -> bool:
+    """Tell whether there is a file of an agent that has ended."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode) and not _is_held(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove the file, and its folder where that holds nothing else; raise OSError."""
+    for file in (path, _draft(path)):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # others have something there, or it is mounted
+        path.parent.rmdir()
 
 
 def read(path: Path) -> notes.Notes:
@@ -119,6 +139,10 @@ def read(path: Path) -> notes.Notes:
         return notes.decode(content)
     except ValueError as error:
         raise NotesError(f"{path}: {error}") from error
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
 
 
 def _is_held(descriptor: int) -> bool:

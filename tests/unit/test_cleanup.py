@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 
 import pytest
 
+from ipvs_agent import serve
 from ipvs_agent.addresses import Family, parse_address
+from ipvs_agent.cli import cleanup as command
 from ipvs_agent.desired import sets, shim
 from ipvs_agent.errors import Busy, MissingModule
 from ipvs_agent.model import Protocol, VipForm, VirtualServer, address_key
@@ -125,3 +128,29 @@ def test_a_family_whose_tools_do_not_work_is_left_out(kernel):
 
     assert [] == clean_up(kernel)
     assert ["virtual server 81"] == left(kernel)
+
+
+class TestCommand:
+    @pytest.fixture
+    def notes(self, tmp_path, monkeypatch):
+        """The file of notes of an agent that has ended."""
+        path = tmp_path / "ipvs-agent" / "notes.json"
+        path.parent.mkdir()
+        path.touch()
+        monkeypatch.setattr(serve.notes, "PATH", path)
+        return path
+
+    @pytest.mark.parametrize("is_dry", [True, False])
+    def test_the_notes_go_too(self, kernel, notes, monkeypatch, capsys, is_dry):
+        monkeypatch.setattr(command, "NodeKernel", lambda: kernel)
+
+        assert 0 == command.run(argparse.Namespace(dry_run=is_dry))
+        assert [f"rm {notes}"] == capsys.readouterr().out.splitlines()[-1:]
+        assert is_dry == notes.exists() == notes.parent.exists()
+
+    def test_notes_that_cannot_be_removed_are_said(self, kernel, notes, monkeypatch, capsys):
+        monkeypatch.setattr(command, "NodeKernel", lambda: kernel)
+        monkeypatch.setattr(serve.notes, "remove", lambda path: path.mkdir())
+
+        assert 1 == command.run(argparse.Namespace(dry_run=False))
+        assert "File exists" in capsys.readouterr().err

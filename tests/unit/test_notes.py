@@ -44,6 +44,37 @@ def reason(path):
     return str(caught.value).removeprefix(f"{path}: ")
 
 
+class TestRemoving:
+    def test_the_file_of_an_agent_that_runs_is_not_left(self, agent, path):
+        agent.flush()
+
+        assert not notes.is_left(path)
+
+    def test_what_an_agent_has_left_goes_with_its_folder(self, agent, path):
+        agent.flush()
+        agent.close()
+        path.with_name(".notes.json.new").touch()  # it was killed while it wrote
+        assert notes.is_left(path)
+        notes.remove(path)
+
+        assert not notes.is_left(path)
+        assert not path.parent.exists()
+
+    def test_a_folder_with_something_of_others_stays(self, agent, path):
+        agent.flush()
+        agent.close()
+        path.with_name("other").touch()
+        notes.remove(path)
+
+        assert [path.with_name("other")] == list(path.parent.iterdir())
+
+    def test_something_else_in_its_place_is_not_ours(self, path):
+        path.parent.mkdir()
+        os.mkfifo(path)
+
+        assert not notes.is_left(path)
+
+
 class TestWriting:
     def test_what_was_noted_is_read(self, agent, path):
         agent.replace(WEB, TAKEN)

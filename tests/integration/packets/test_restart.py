@@ -221,6 +221,7 @@ def test_cleanup_says_what_it_will_do_and_does_it(node, web, agent_log):
     assert f"ipvsadm -D -t {VIP}:80\n" in said
     assert f"ip addr del {VIP}/32 dev kube-ipvs0\n" in said
     assert "ipset destroy IPVS-AGENT-4-SERVICES\n" in said
+    assert "rm /run/ipvs-agent/notes.json\n" in said
     assert said == node.agent.command("cleanup")
     assert [] == node.virtual_servers() + node.leftovers()
     assert "kube-ipvs0" not in node.run("ip", "link")
