@@ -2,7 +2,7 @@
 #
 #   make integration BACKEND=qemu           another kernel (auto, host, uml, qemu: docs/testing.md)
 #   make unit ARGS='-k drain'               arguments for pytest; a target by itself, since not all take the same
-#   make bench ARGS=change                  which benchmarks: start, change, rolling, idle, status, kube-proxy, scheduler_changes, vips
+#   make bench ARGS=change                  which benchmarks: start, change, rolling, audit, idle, status, kube-proxy, vips, scheduler_changes
 #   make bench ARGS='start --size 5000x50'  of which size
 
 BACKEND ?= auto

@@ -8,7 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from benchmarks import change, idle, kube_proxy, rolling, scheduler_changes, sizes, start, status, table, vips
+from benchmarks import (
+    audit,
+    change,
+    idle,
+    kube_proxy,
+    rolling,
+    scheduler_changes,
+    sizes,
+    start,
+    status,
+    table,
+    vips,
+)
 from benchmarks.sizes import Size
 
 
@@ -26,6 +38,7 @@ SIZED: Mapping[str, Sized] = {
     "start": Sized(start.main, sizes.SMALL, sizes.LARGE),
     "change": Sized(change.main, sizes.SMALL, sizes.LARGE),
     "rolling": Sized(rolling.main, rolling.SIZES, rolling.LARGE),
+    "audit": Sized(audit.main, audit.SIZES, audit.LARGE),
     "idle": Sized(idle.main, idle.SIZES, idle.LARGE),
     "status": Sized(status.main, sizes.SMALL, sizes.LARGE),
     "kube-proxy": Sized(kube_proxy.main, sizes.SMALL, sizes.LARGE),

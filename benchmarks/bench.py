@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,7 +25,8 @@ from ipvs_agent.kernel.api import Outcomes
 from ipvs_agent.kernel.node import NodeKernel
 from ipvs_agent.model import VipMode
 from ipvs_agent.operations import AddRealServer, IpvsOperation, SetVirtualServer
-from ipvs_agent.reconcile.foundation import Needs
+from ipvs_agent.reconcile.audits import Audits
+from ipvs_agent.reconcile.foundation import Ground, Needs
 from ipvs_agent.reconcile.messages import Stop
 from ipvs_agent.reconcile.reconciler import Reconciler
 from ipvs_agent.reconcile.settings import Settings
@@ -35,11 +37,11 @@ from tools.lab import talk
 
 _PATIENCE = 600.0
 _LOOK_AGAIN = 0.1
-_LAID, _SERVING = " foundation laid ", " serving "
+_LAID, _SERVING, _DRIFT = " foundation laid ", " serving ", " the kernel was changed by others"
 """How lines of the agent's log begin behind their time."""
 _STAGE = re.compile(r" (\w+)_ms=(\d+)")
 _INSIDE = Masquerade(cluster_networks=(parse_network("10.128.0.0/9"),))
-_SETTINGS = Settings("node-0", sync_period=3600.0, needs=Needs(masquerade=_INSIDE))
+SETTINGS = Settings("node-0", sync_period=3600.0, needs=Needs(masquerade=_INSIDE))
 """So that no audit comes meanwhile."""
 _numbers = itertools.count()
 
@@ -58,10 +60,10 @@ def namespace() -> Iterator[str]:
 
 
 @contextmanager
-def serving(size: Size) -> Iterator[AgentInProcess]:
+def serving(size: Size, settings: Settings = SETTINGS) -> Iterator[AgentInProcess]:
     """Have an agent in a namespace of its own that serves a cluster of this size, with nothing left to do."""
     with namespace() as name:
-        agent = AgentInProcess(name)
+        agent = AgentInProcess(name, settings=settings)
         said = [
             decode(Kind(thing["kind"]), json.dumps(thing).encode())
             for thing in progress.over(cluster.objects(*size), cluster.count(*size), f"cluster of {size}")
@@ -76,6 +78,19 @@ def serving(size: Size) -> Iterator[AgentInProcess]:
             agent.end()
 
 
+class Moment(NamedTuple):
+    """When something was, by two clocks."""
+
+    at: float
+    cpu: float
+    """The CPU time that this process had had, in seconds."""
+
+    @classmethod
+    def now(cls) -> Moment:
+        """Read the clocks."""
+        return cls(time.perf_counter(), time.process_time())
+
+
 def stages(words: str) -> dict[str, float]:
     """Return the seconds of each stage of a start, from the line in which the agent says that it serves."""
     (line,) = (line for line in words.splitlines() if _SERVING in line)
@@ -85,7 +100,7 @@ def stages(words: str) -> dict[str, float]:
 class AgentInProcess:
     """A reconciler on the real kernel of a namespace, which can be watched more closely than a process."""
 
-    def __init__(self, name: str, vip_mode: VipMode = VipMode.AUTO, settings: Settings = _SETTINGS) -> None:
+    def __init__(self, name: str, vip_mode: VipMode = VipMode.AUTO, settings: Settings = SETTINGS) -> None:
         self.applied = 0.0
         """When the last batch for IPVS was done."""
         self.added: dict[Address, float] = {}
@@ -96,6 +111,11 @@ class AgentInProcess:
         """When all that was told first was there."""
         self.stages: dict[str, float] = {}
         """The seconds of each stage of its start, in its own words."""
+        self.audits_begun: list[Moment] = []
+        self.audits_ended: list[Moment] = []
+        """The laying of the foundation at its start counts as the first one."""
+        self.repairs = 0
+        """How often it found that the kernel had been changed by others."""
         self._rounds = 0
         self._said: dict[str, int] = {}
         """In which round its log first had the words that are waited for."""
@@ -154,6 +174,7 @@ class AgentInProcess:
                 # The worker's thread is made here, so that it is in the same namespace.
                 reconciler = Reconciler(kernel, background, ThreadWorker(), settings, time.monotonic)
                 self._watch_rounds(reconciler)
+                self._watch_audits(reconciler._audits)
                 made.set_result(reconciler)
                 with self._listening():
                     reconciler.run()
@@ -174,6 +195,21 @@ class AgentInProcess:
 
         reconciler.catch_up = watched  # type: ignore[method-assign]
 
+    def _watch_audits(self, audits: Audits) -> None:
+        start, end = audits.start, audits.end
+
+        def watched_start(needs: Needs, before: Ground | None) -> None:
+            was_laying, now = audits.is_laying, Moment.now()
+            start(needs, before)
+            if audits.is_laying and not was_laying:  # and it was not put off
+                self.audits_begun.append(now)
+
+        def watched_end() -> None:
+            end()
+            self.audits_ended.append(Moment.now())
+
+        audits.start, audits.end = watched_start, watched_end  # type: ignore[method-assign]
+
     @contextmanager
     def _listening(self) -> Iterator[None]:
         """Have the agent's own words say how far it is."""
@@ -183,6 +219,7 @@ class AgentInProcess:
             for words in (_LAID, _SERVING):
                 if line.startswith(words):
                     self._said.setdefault(words, self._rounds)
+            self.repairs += line.startswith(_DRIFT)
             if line.startswith(_SERVING) and not self.serving_at:
                 self.serving_at = time.perf_counter()
                 self.stages = stages(line)

@@ -7,7 +7,20 @@ import json
 
 import pytest
 
-from benchmarks import api, bench, change, cluster, floor, in_hand, progress, results, scale, sizes, start
+from benchmarks import (
+    api,
+    audit,
+    bench,
+    change,
+    cluster,
+    floor,
+    in_hand,
+    progress,
+    results,
+    scale,
+    sizes,
+    start,
+)
 from benchmarks.sizes import Size
 from ipvs_agent.kernel.netlink import NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
 from ipvs_agent.reconcile.report import Report
@@ -327,3 +340,43 @@ class TestChange:
         (row,) = self.rows((Size(10_000, 10), median, p99))
 
         assert is_reached == change._reached(row)
+
+
+class TestAudit:
+    @pytest.mark.parametrize(
+        ("figures", "is_reached"),
+        [
+            pytest.param({}, True, id="changes go on"),
+            pytest.param({"median_ms": 5.0}, False, id="changes wait"),
+            pytest.param({"p99_ms": 20.0}, False, id="some wait"),
+            pytest.param({"repairs": 1}, False, id="a change of its own is taken for one by others"),
+            pytest.param({"median_ms": None, "p99_ms": None}, True, id="over before a change came"),
+        ],
+    )
+    def test_it_holds_nothing_up(self, figures, is_reached):
+        assert is_reached == audit._reached({"median_ms": 4.9, "p99_ms": 19.9, "repairs": 0} | figures)
+
+    def test_an_audit_is_seen_from_its_begin_to_its_end(self):
+        made = FakeAudits()
+        agent = bench.AgentInProcess.__new__(bench.AgentInProcess)
+        agent.audits_begun, agent.audits_ended = [], []
+        agent._watch_audits(made)
+
+        made.start("needs", None)
+        made.start("needs", None)
+        assert (True, 1) == (audit._is_under_way(agent), len(agent.audits_begun))
+
+        made.end()
+        assert not audit._is_under_way(agent)
+
+
+class FakeAudits:
+    """Refuses to start twice, as the real ones do."""
+
+    is_laying = False
+
+    def start(self, needs, before):
+        self.is_laying = True
+
+    def end(self):
+        self.is_laying = False
