@@ -100,6 +100,10 @@ class Contender:
         kilobytes = dict(re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE))
         return int(kilobytes["VmRSS"]) / 1024, int(kilobytes["VmHWM"]) / 1024
 
+    def stages(self) -> dict[str, float]:
+        """Return the seconds of each stage of the start, where it tells of them."""
+        return bench.stages(self._log.read_text()) if self.name == AGENT else {}
+
     def _real_servers(self, service: int) -> set[Address]:
         return {found.real_server.address for found in self._ipvs.real_servers(_key(service))}
 

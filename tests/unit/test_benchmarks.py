@@ -15,6 +15,7 @@ from benchmarks import (
     cluster,
     floor,
     in_hand,
+    kube_proxy,
     progress,
     results,
     scale,
@@ -380,3 +381,32 @@ class FakeAudits:
 
     def end(self):
         self.is_laying = False
+
+
+AGENT = {"tables_s": 8.0, "change_s": 0.1, "settled_mb": 100.0}
+OTHER = {"tables_s": 160.0, "change_s": 10.0, "settled_mb": 100.0}
+
+
+class TestKubeProxy:
+    def test_the_goals_are_reached_together(self):
+        assert kube_proxy._reached(AGENT, OTHER)
+
+    @pytest.mark.parametrize("figures", [{"tables_s": 8.1}, {"change_s": 0.11}, {"settled_mb": 101.0}])
+    def test_the_agent_may_miss_one(self, figures):
+        assert not kube_proxy._reached(AGENT | figures, OTHER)
+
+    @pytest.mark.parametrize("name", ["tables_s", "change_s", "settled_mb"])
+    def test_what_was_not_measured_is_not_reached(self, name):
+        assert not kube_proxy._reached(AGENT, OTHER | {name: None})
+        assert not kube_proxy._reached(AGENT | {name: None}, OTHER)
+
+    def test_the_two_stand_above_what_is_between_them(self):
+        unmeasured = dict.fromkeys(kube_proxy._MEASURED)
+        agent = unmeasured | AGENT | {"services": "10 of 10", "who": "ipvs-agent"}
+        other = unmeasured | OTHER | {"services": "10 of 10", "who": "kube-proxy", "tables_s": None}
+
+        assert [
+            ("10 of 10", "ipvs-agent", "8", "-", "0.1", "-", "-", "-", "100", "-"),
+            ("10 of 10", "kube-proxy", "-", "-", "10", "-", "-", "-", "100", "-"),
+            ("", "times as much", "-", "-", "100", "-", "-", "-", "1", "-"),
+        ] == list(kube_proxy._lines(agent, other))
