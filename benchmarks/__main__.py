@@ -13,11 +13,13 @@ from benchmarks import (
     change,
     idle,
     kube_proxy,
+    results,
     rolling,
     scheduler_changes,
     sizes,
     start,
     status,
+    summary,
     table,
     vips,
 )
@@ -68,6 +70,7 @@ def main() -> int:
         parser.error(f"no benchmark {', '.join(unknown)}: there are {', '.join(every)}")
     print(f"{table.machine()}\n")
     is_reached = [_chosen(name, options.size, full=options.full)() for name in names]
+    summary.show(results.RUN)
     return 0 if all(is_reached) else 1
 
 

@@ -84,8 +84,8 @@ def _pairs(rows: Sequence[results.Row]) -> Iterator[tuple[results.Row, results.R
 
 def _lines(agent: results.Row, other: results.Row) -> Iterator[tuple[str, ...]]:
     for row in (agent, other):
-        yield row["services"], row["who"], *(_cell(row[name]) for name in _MEASURED)
-    yield "", "times as much", *(_cell(_times(agent, other, name)) for name in _MEASURED)
+        yield row["services"], row["who"], *(table.cell(row[name]) for name in _MEASURED)
+    yield "", "times as much", *(table.cell(_times(agent, other, name)) for name in _MEASURED)
 
 
 def _times(agent: results.Row, other: results.Row, name: str) -> float | None:
@@ -98,10 +98,6 @@ def _reached(agent: results.Row, other: results.Row) -> bool:
     goals = {"tables_s": GOAL_TABLES, "change_s": GOAL_CHANGE, "settled_mb": 1.0}
     times = {name: _times(agent, other, name) for name in goals}
     return all((times[name] or 0.0) >= goal for name, goal in goals.items())
-
-
-def _cell(figure: float | None) -> str:
-    return "-" if figure is None else f"{figure:.3g}" if figure < 100 else f"{figure:,.0f}"
 
 
 def _measure(name: str, size: Size, server: Client) -> results.Row:

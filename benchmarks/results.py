@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import statistics
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ FILE = FOLDER / "results.jsonl"
 Row = dict[str, Any]
 """What was measured of one thing: plain figures by names with units; None: not measured."""
 
+RUN: defaultdict[str, list[Row]] = defaultdict(list)
+"""What this process has measured, by the name of the benchmark."""
+
 
 def latencies(seconds: Sequence[float]) -> Row:
     """Return median, 99th percentile and longest of some times, in ms."""
@@ -29,6 +33,7 @@ def latencies(seconds: Sequence[float]) -> Row:
 
 def keep(benchmark: str, rows: Sequence[Row]) -> None:
     """Append a line to the file, which git ignores."""
+    RUN[benchmark] += rows
     FOLDER.mkdir(exist_ok=True)
     line = {
         "benchmark": benchmark,

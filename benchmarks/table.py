@@ -21,6 +21,11 @@ def machine() -> str:
     )
 
 
+def cell(figure: float | None) -> str:
+    """Return a figure with three digits at least; a dash where there is none."""
+    return "-" if figure is None else f"{figure:.3g}" if figure < 100 else f"{figure:,.0f}"
+
+
 def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table with a title, its first column to the left and the others to the right."""
     widths = [max(len(line[column]) for line in (heads, *rows)) for column in range(len(heads))]

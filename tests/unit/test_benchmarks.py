@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import defaultdict
+from typing import ClassVar
 
 import pytest
 
@@ -21,6 +23,7 @@ from benchmarks import (
     scale,
     sizes,
     start,
+    summary,
 )
 from benchmarks.sizes import Size
 from ipvs_agent.kernel.netlink import NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
@@ -109,6 +112,7 @@ class TestResults:
     @pytest.fixture(autouse=True)
     def folder(self, tmp_path, monkeypatch):
         monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+        monkeypatch.setattr(results, "RUN", defaultdict(list))
         monkeypatch.setattr(results, "FILE", tmp_path / "results" / "results.jsonl")
         return tmp_path / "results"
 
@@ -120,6 +124,12 @@ class TestResults:
         kept = list(results.read(results.FILE))
         assert rows == [one["rows"] for one in kept]
         assert {"benchmark", "at", "machine", "load", "rows"} == set(kept[0])
+
+    def test_a_run_has_all_of_its_tables(self):
+        results.keep("kube-proxy", [{"size": 10}])
+        results.keep("kube-proxy", [{"size": 100}])
+
+        assert {"kube-proxy": [{"size": 10}, {"size": 100}]} == results.RUN
 
     def test_a_line_is_json(self, folder):
         results.keep("start", [{"size": 10}])
@@ -410,3 +420,37 @@ class TestKubeProxy:
             ("10 of 10", "kube-proxy", "-", "-", "10", "-", "-", "-", "100", "-"),
             ("", "times as much", "-", "-", "100", "-", "-", "-", "1", "-"),
         ] == list(kube_proxy._lines(agent, other))
+
+
+class TestSummary:
+    START: ClassVar = {"services": "10 of 10", "floor": 0.5, "in_hand": 1.0, "agent": 4.0}
+    TOOLS: ClassVar = {"ipvsadm": 2.0, "ipset": 1.0, "ip": 1.0}
+
+    def lines(self, **run):
+        return [" ".join(line[1:]) for line in summary.lines(run)]
+
+    def test_a_start_stands_beside_the_floor_and_the_tools_in_all(self):
+        assert [
+            "start from JSON in hand, s 0.5 1 - 4 2 - 4",
+            "start, whole process, s 0.5 4 - 4 8 - 1",
+        ] == self.lines(start=[self.START | self.TOOLS])
+
+    def test_tools_of_which_one_did_not_run_are_no_sum(self):
+        first, _ = self.lines(start=[self.START | self.TOOLS | {"ipvsadm": None}])
+
+        assert "start from JSON in hand, s 0.5 1 - - 2 - -" == first
+
+    def test_the_two_from_the_api_stand_beside_each_other_and_the_floor_of_their_size(self):
+        figures = {"services": "10 of 10", "change_cpu_s": None, "idle_cpu_s": 0.0}
+        rows = [figures | AGENT | {"who": "ipvs-agent"}, figures | OTHER | {"who": "kube-proxy"}]
+        other_size = self.START | {"services": "7 of 7"} | self.TOOLS
+
+        assert [
+            "complete tables from the API, s - 8 160 - - 20 -",
+            "one changed endpoint from the API, s - 0.1 10 - - 100 -",
+            "CPU of an idle minute, s - 0 0 - - - -",
+            "memory, MB - 100 100 - - 1 -",
+        ] == self.lines(**{"kube-proxy": rows, "start": [other_size]})[:4]
+
+    def test_what_stands_alone_is_not_said(self):
+        assert [] == self.lines(change=[{"services": "10 of 10", "median_ms": 1.0}], vips=[{"vips": 10}])
