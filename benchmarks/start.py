@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 from benchmarks import bench, cluster, floor, in_hand, progress, results, table
 from benchmarks.sizes import SMALL, Size
 from ipvs_agent.cli import main as ipvs_agent
+from ipvs_agent.operations import LINK, ROUTE_PROTOCOL
 from tools.lab import talk
 
 T = TypeVar("T")
@@ -28,8 +29,8 @@ GOAL_TIMES = 4.0
 """From JSON in hand against the floor, from so many endpoints on."""
 GOAL_FROM = 80_000
 
-BY_HAND_MOST = 10_000
-"""Endpoints up to which the tools are run, for ipvsadm --restore takes a millisecond for each."""
+IPVSADM_MOST = 100_000
+"""Endpoints up to which ipvsadm is run, for it takes a millisecond for each."""
 
 
 class _Ended(NamedTuple):
@@ -103,7 +104,7 @@ def _measure(size: Size) -> results.Row:
         command = ["run", "--once", "--manifests", str(manifest), "--node-name", "node-0"]
         agent = _middle([_start(command) for _ in range(TRIES)], lambda ended: ended.seconds)
         from_hand = _middle([_start_in_hand(manifest) for _ in range(TRIES)], lambda seconds: seconds["all"])
-        recording, saved = _record(command, is_saved=size.services * size.endpoints <= BY_HAND_MOST)
+        recording, saved = _record(command, size)
         least = _middle([_replay(recording) for _ in range(TRIES)], lambda parts: sum(parts.values()))
         by_hand = _by_hand(saved)
     whole = from_hand.pop("all")
@@ -141,7 +142,7 @@ def _start_in_hand(manifest: Path) -> dict[str, float]:
     return seconds
 
 
-def _record(command: list[str], *, is_saved: bool) -> tuple[floor.Recording, dict[str, str]]:
+def _record(command: list[str], size: Size) -> tuple[floor.Recording, dict[str, str]]:
     """Run the agent in this process; return what it sent, and what its node holds then."""
     recording = floor.Recording()
     said = io.StringIO()
@@ -150,7 +151,7 @@ def _record(command: list[str], *, is_saved: bool) -> tuple[floor.Recording, dic
             if ipvs_agent(command):
                 raise RuntimeError(f"the recorded run failed:\n{said.getvalue()}")
         logging.getLogger("ipvs_agent").handlers.clear()
-        return recording, _save(name) if is_saved else {}
+        return recording, _save(name, size)
 
 
 def _replay(recording: floor.Recording) -> dict[str, float]:
@@ -175,26 +176,37 @@ def _timed(command: Sequence[str], text: str = "") -> _Ended:
     return _Ended(seconds, usage.ru_maxrss / 1024, words)
 
 
-def _save(namespace: str) -> dict[str, str]:
+def _save(namespace: str, size: Size) -> dict[str, str]:
     """Return what a namespace holds, as the tools that can restore it say it."""
 
     def said(*command: str) -> str:
         inside = ["ip", "netns", "exec", namespace, *command]
         return subprocess.run(inside, check=True, stdout=subprocess.PIPE, text=True).stdout
 
-    lines = (
-        line.split() for line in said("ip", "-oneline", "address", "show", "dev", "kube-ipvs0").splitlines()
-    )
-    return {
-        "ipvsadm": said("ipvsadm", "--save", "--numeric"),
+    saved = {
         "ipset": said("ipset", "save"),
-        "ip": "".join(f"address add {line[3]} dev kube-ipvs0 scope host\n" for line in lines),
+        "ip": vips_by_hand(
+            said("ip", "-oneline", "address", "show", "dev", LINK),
+            said("ip", "route", "show", "table", "local", "dev", LINK, "proto", str(ROUTE_PROTOCOL)),
+        ),
     }
+    if size.services * size.endpoints <= IPVSADM_MOST:
+        saved["ipvsadm"] = said("ipvsadm", "--save", "--numeric")
+    return saved
+
+
+def vips_by_hand(addresses: str, routes: str) -> str:
+    """Return the commands for `ip -batch` that make VIPs anew, from what `ip` says of them."""
+    made = [f"address add {line.split()[3]} dev {LINK} scope host" for line in addresses.splitlines()]
+    made += [f"route add {line} dev {LINK} table local" for line in routes.splitlines()]
+    if not made:
+        raise RuntimeError("the agent has left no VIP")
+    return "".join(f"{line}\n" for line in made)
 
 
 def _by_hand(saved: dict[str, str]) -> dict[str, float | None]:
     with bench.namespace() as name:
-        subprocess.run(["ip", "-n", name, "link", "add", "kube-ipvs0", "type", "dummy"], check=True)
+        subprocess.run(["ip", "-n", name, "link", "add", LINK, "type", "dummy"], check=True)
         commands = {
             "ipset": ("ipset", "restore"),
             "ipvsadm": ("ipvsadm", "--restore"),
@@ -202,7 +214,7 @@ def _by_hand(saved: dict[str, str]) -> dict[str, float | None]:
         }
         inside = ("ip", "netns", "exec", name)
         return {
-            tool: _timed([*inside, *command], saved[tool]).seconds if saved else None
+            tool: _timed([*inside, *command], saved[tool]).seconds if tool in saved else None
             for tool, command in commands.items()
         }
 

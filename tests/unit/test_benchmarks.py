@@ -293,6 +293,19 @@ class TestFloor:
 
 
 class TestStart:
+    def test_vips_are_made_by_hand_as_addresses_or_routes(self):
+        addresses = "9: kube-ipvs0    inet 10.96.1.0/32 scope host kube-ipvs0\\       valid_lft forever\n"
+        routes = "local 10.96.1.1 scope host metric 4945 \n"
+
+        assert (
+            "address add 10.96.1.0/32 dev kube-ipvs0 scope host\n"
+            "route add local 10.96.1.1 scope host metric 4945  dev kube-ipvs0 table local\n"
+        ) == start.vips_by_hand(addresses, routes)
+
+    def test_tools_that_would_have_nothing_to_do_are_not_timed(self):
+        with pytest.raises(RuntimeError, match="no VIP"):
+            start.vips_by_hand("", "")
+
     def test_the_try_in_the_middle_counts_as_a_whole(self):
         tries = [{"all": 3.0, "list": 0.1}, {"all": 1.0, "list": 0.9}, {"all": 2.0, "list": 0.5}]
 
