@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests import objects
@@ -78,14 +80,51 @@ def test_a_service_that_goes_leaves_its_connections_and_refuses_new_ones(node, l
 
 
 def test_a_port_that_comes_and_goes_leaves_the_vip_to_the_other(node, lab, serve):
+    def of_port():
+        return [line for line in node.virtual_servers() if ":81 " in f"{line} "]
+
     serve(*lab.pods, ports=((80, "TCP"), (81, "TCP")))
     node.wait_for_answer(lab.client, talk.TCP, VIP, 81)
-    serve(*lab.pods)
-    node.wait_for(lambda: not any(":81 " in f"{line} " for line in node.virtual_servers()))
+    with talk.connect(lab.client.namespace, talk.TCP, VIP, 81) as connection:
+        name = talk.ask_on(connection).name
+        serve(*lab.pods)
+        node.wait_for(lambda: of_port() and not any(line.endswith(" -w 1") for line in of_port()))
+        time.sleep(6)  # what nobody has a connection to is gone by now
+        pod = getattr(lab, name)
+        assert [f"-a -t {VIP}:81 -r {pod.ipv4}:8080 -m -w 0"] == [
+            line for line in of_port() if line.startswith("-a")
+        ]
+        assert name == talk.ask_on(connection).name
+        with pytest.raises(ConnectionRefusedError):
+            node.ask(lab.client, talk.TCP, VIP, 81)
+        assert {"a", "b", "c"} == {node.ask(lab.client, talk.TCP, VIP, 80).name for _ in range(6)}
+    node.wait_for(lambda: not of_port())
 
     assert {"a", "b", "c"} == {node.ask(lab.client, talk.TCP, VIP, 80).name for _ in range(6)}
     with pytest.raises(ConnectionRefusedError):
         node.ask(lab.client, talk.TCP, VIP, 81)
+
+
+def test_connections_outlive_the_address_that_they_came_in_on(node, lab, serve):
+    external = "10.96.3.80"
+
+    def real_servers_there():
+        return [line for line in node.virtual_servers() if line.startswith(f"-a -t {external}:80 ")]
+
+    serve(*lab.pods, externalIPs=[external])
+    node.wait_for_answer(lab.client, talk.TCP, external, 80)
+    with talk.connect(lab.client.namespace, talk.TCP, external, 80) as connection:
+        name = talk.ask_on(connection).name
+        serve(*lab.pods)
+        node.wait_for(lambda: not any(line.endswith(" -w 1") for line in real_servers_there()))
+        time.sleep(6)
+        assert name == talk.ask_on(connection).name
+        assert 1 == len(real_servers_there())
+        with pytest.raises(ConnectionRefusedError):
+            node.ask(lab.client, talk.TCP, external, 80)
+        assert {"a", "b", "c"} == {node.ask(lab.client, talk.TCP, VIP, 80).name for _ in range(6)}
+    node.wait_for(lambda: external not in "".join(node.virtual_servers()))
+    node.wait_for(lambda: external not in node.run("ip", "addr", "show", "dev", "kube-ipvs0"))
 
 
 def test_udp_flows_move_when_their_endpoint_goes(node, lab, serve):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+
 import pytest
 
 from tests import objects
@@ -198,6 +201,33 @@ def test_families_are_added_and_removed(node, lab):
                 else:
                     node.wait_for(lambda way=way: is_nobodys(node, lab, *way))
     assert {"a", "b", "c"} == pods(node, asker, talk.TCP, FAMILIES.cluster_ip(4), 80, {"a", "b", "c"})
+
+
+@families
+def test_connections_outlive_their_family(node, lab, family):
+    other = 10 - family
+    node.put(*of_families(lab, 4, 6), file="families.json")
+    ways = [(FAMILIES.cluster_ip(family), 80), FAMILIES.ways_in(lab, family)[2]]
+    for way in (*ways, (FAMILIES.cluster_ip(other), 80)):
+        node.wait_for_answer(lab.client, talk.TCP, *way)
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(talk.connect(lab.client.namespace, talk.TCP, *way)) for way in ways]
+        behind = [talk.ask_on(one).name for one in held]
+        node.put(*of_families(lab, other), file="families.json")
+        for way in ways:
+            node.wait_for(lambda way=way: is_refused(node, client(lab, "client"), talk.TCP, *way))
+        time.sleep(6)  # what nobody has a connection to is gone by now
+        assert behind == [talk.ask_on(one).name for one in held]
+        everybody = pods(node, client(lab, "client"), talk.TCP, FAMILIES.cluster_ip(other), 80, set("abc"))
+        assert set("abc") == everybody
+    for way in ways:
+        node.wait_for(lambda way=way: not is_there(node, *way))
+
+
+def is_there(node, address, port):
+    """Whether there is a virtual server."""
+    where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return any(f"-A -t {where} " in f"{line} " for line in node.virtual_servers())
 
 
 def with_ports(lab, *ports):
