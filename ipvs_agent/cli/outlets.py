@@ -14,7 +14,7 @@ from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.serve import notes
 from ipvs_agent.serve.events import EventSubject, NullRecorder, Recorder
 from ipvs_agent.serve.health import HealthServers
-from ipvs_agent.serve.notes import Notes
+from ipvs_agent.serve.notes import Notes, NotesWriter
 
 logger = logging.getLogger("ipvs_agent")
 
@@ -35,7 +35,7 @@ class RunningOutlets:
         self._recorder = recorder
         self._agent_is_healthy: Callable[[], bool] = bool
         self._health = HealthServers(self._is_healthy, self._unheard)
-        self._notes = Notes(notes.PATH, logger.warning)
+        self._notes = NotesWriter(Notes(notes.PATH, logger.warning))
         self.outlets = Outlets(self._health, self, self._notes)
 
     @contextlib.contextmanager
@@ -46,7 +46,7 @@ class RunningOutlets:
         """
         self._agent_is_healthy = is_healthy
         recorders = [self._recorder] if isinstance(self._recorder, Recorder) else []
-        with contextlib.closing(self._notes), started(*recorders, self._health, *others):
+        with started(self._notes, *recorders, self._health, *others):
             yield
 
     def warn(self, service: Service, reason: str, note: str, *, near: bool) -> None:

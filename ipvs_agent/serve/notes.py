@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,8 @@ PATH = Path("/run/ipvs-agent/notes.json")
 
 _LARGEST = 1 << 26
 _ATTEMPTS = 5
+_BETWEEN_WRITES = 1.0
+"""Seconds, at least: the file holds all the notes, and is written whole for each change."""
 
 
 class NotesError(AgentError):
@@ -52,6 +55,11 @@ class Notes:
             self._lines[service] = lines
         else:
             del self._lines[service]
+
+    @property
+    def are_written(self) -> bool:
+        """Whether the file says all that was noted."""
+        return self._is_written
 
     def flush(self) -> None:
         """Write the file where something changed, or it could not be written before."""
@@ -90,6 +98,52 @@ class Notes:
             stack.pop_all()
         self.close()
         self._held = descriptor
+
+
+class NotesWriter:
+    """Takes notes from one thread and has another write them, so that the first waits for nothing."""
+
+    def __init__(self, kept: Notes) -> None:
+        self._notes = kept
+        self._lock = threading.Lock()
+        self._changes: dict[ObjectName, tuple[str, ...]] = {}
+        """What the thread has not taken yet."""
+        self._is_wanted = threading.Event()
+        self._is_ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="notes", daemon=True)
+
+    def replace(self, service: ObjectName, lines: tuple[str, ...]) -> None:
+        """Note these lines about a Service instead of those before; none: it is served as it asks."""
+        with self._lock:
+            self._changes[service] = lines
+
+    def flush(self) -> None:
+        """Have what was noted written soon."""
+        if self._changes:
+            self._is_wanted.set()
+
+    def start(self) -> None:
+        """Start the thread, which writes the file at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and let go of the file."""
+        self._is_ending.set()
+        self._is_wanted.set()
+        self._thread.join()
+        self._notes.close()
+
+    def _run(self) -> None:
+        while not self._is_ending.is_set():
+            self._is_wanted.clear()
+            with self._lock:
+                changes, self._changes = self._changes, {}
+            for service, lines in changes.items():
+                self._notes.replace(service, lines)
+            self._notes.flush()
+            self._is_ending.wait(_BETWEEN_WRITES)
+            # What could not be written is tried again.
+            self._is_wanted.wait(None if self._notes.are_written else _BETWEEN_WRITES)
 
 
 def is_left(path: Path) -> bool:

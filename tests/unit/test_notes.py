@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from ipvs_agent.model import ObjectName
 from ipvs_agent.serve import notes
-from ipvs_agent.serve.notes import Notes, NotesError, read
+from ipvs_agent.serve.notes import Notes, NotesError, NotesWriter, read
 from ipvs_agent.status.notes import decode, encode, render
 
 WEB, SHOP = ObjectName("default", "web"), ObjectName("default", "shop")
@@ -188,6 +189,87 @@ class TestWriting:
             agent.flush()
 
         assert 2 == len(agent.warnings)
+
+
+class TestWriter:
+    """The thread that writes for the loop."""
+
+    @pytest.fixture
+    def writer(self, agent):
+        writer = NotesWriter(agent)
+        writer.start()
+        yield writer
+        writer.stop()
+
+    @pytest.fixture(autouse=True)
+    def soon(self, monkeypatch):
+        monkeypatch.setattr(notes, "_BETWEEN_WRITES", 0.05)
+
+    def until(self, path, expected):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(NotesError):
+                if read(path) == expected:
+                    return
+            time.sleep(0.001)
+        raise AssertionError(f"{path} never says {expected}")
+
+    def test_it_says_at_once_that_there_is_nothing_to_say(self, writer, path):
+        self.until(path, {})
+
+    def test_it_writes_what_was_noted_last(self, writer, path):
+        for number in range(100):
+            writer.replace(WEB, (str(number),))
+            writer.replace(SHOP, TAKEN)
+            writer.flush()
+        self.until(path, {WEB: ("99",), SHOP: TAKEN})
+        writer.replace(WEB, ())
+        writer.flush()
+        self.until(path, {SHOP: TAKEN})
+
+    def test_many_changes_are_few_writes(self, writer, agent, path, monkeypatch):
+        monkeypatch.setattr(notes, "_BETWEEN_WRITES", 0.2)
+        self.until(path, {})
+        writes = []
+        write = agent._write
+        monkeypatch.setattr(agent, "_write", lambda content: (writes.append(content), write(content)))
+        began = time.monotonic()
+        for number in range(1000):
+            writer.replace(WEB, (str(number),))
+            writer.flush()
+        self.until(path, {WEB: ("999",)})
+
+        assert len(writes) <= 2 + (time.monotonic() - began) / 0.2
+
+    def test_who_notes_something_does_not_wait_for_the_file(self, agent):
+        """Nor for what notes of others take."""
+        writer = NotesWriter(agent)  # whose thread has not begun
+        writer.replace(WEB, TAKEN)
+        writer.flush()
+
+        assert not agent._path.exists()
+
+    def test_what_cannot_be_written_is_tried_again(self, writer, agent, path):
+        self.until(path, {})
+        moved = path.parent.rename(path.parent.with_name("away"))
+        path.parent.touch()
+        writer.replace(WEB, TAKEN)
+        writer.flush()
+        while not agent.warnings:
+            time.sleep(0.001)
+        path.parent.unlink()
+        moved.rename(path.parent)
+
+        self.until(path, {WEB: TAKEN})
+        assert 1 == len(agent.warnings)
+
+    def test_it_lets_go_of_the_file_at_its_end(self, agent, path):
+        writer = NotesWriter(agent)
+        writer.start()
+        self.until(path, {})
+        writer.stop()
+
+        assert "was left by an agent that has ended" == reason(path)
 
 
 class TestReading:

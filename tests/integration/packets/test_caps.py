@@ -93,4 +93,4 @@ def test_a_closed_connection_counts(node, lab, family):
 def test_a_small_cap_is_said(node):
     said = "[ipvs-agent.io/max-connections]: 4 is few: a closed connection counts for up to two minutes"
 
-    assert said in node.agent.command("status", "-o", "wide")
+    node.wait_for(lambda: said in node.agent.command("status", "-o", "wide"))

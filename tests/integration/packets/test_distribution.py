@@ -175,4 +175,5 @@ def test_a_scheduler_that_the_kernel_lacks_is_said_once(node):
     subject = f"shop/{STOCK[MISSING].name}"
 
     assert 1 == len(re.findall(f"{subject}.*{said}", node.log.read_text()))
-    assert re.search(f"^{subject}: .*{said}$", node.agent.command("status", "-o", "wide"), re.MULTILINE)
+    line = re.compile(f"^{subject}: .*{said}$", re.MULTILINE)
+    node.wait_for(lambda: line.search(node.agent.command("status", "-o", "wide")))
