@@ -1,4 +1,4 @@
-"""Tells when the node's own addresses change, by the kernel's own notifications.
+"""Tells when the node's own addresses change, or kube-ipvs0 goes down, by the kernel's own notifications.
 
 The VIPs come and go on an interface of ours by the ten thousand, so the kernel is told not to pass on what
 happens there: a filter on the socket, which names the interface by its index, follows the interface.
@@ -44,10 +44,13 @@ class AddressEvents:
     It watches the network namespace of the thread that makes it, from then on, and tells between start() and
     stop(), from a thread of its own, once for all that happens within some 50 ms. What it tells of may turn
     out to be no change. `tell` must not wait.
+
+    tell_of_loss: is called as `tell` is, after kube-ipvs0 went down or away, with which IPv6 VIPs are lost.
     """
 
-    def __init__(self, tell: Callable[[], None]) -> None:
+    def __init__(self, tell: Callable[[], None], tell_of_loss: Callable[[], None]) -> None:
         self._tell = tell
+        self._tell_of_loss = tell_of_loss
         self._ended = os.eventfd(0, os.EFD_CLOEXEC)
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_ROUTE
@@ -55,6 +58,9 @@ class AddressEvents:
         self._socket.bind((0, _GROUPS))
         self._requests = NetlinkSocket(NETLINK_ROUTE)
         self._vip_link = _NO_LINK
+        self._is_up = False
+        self._has_lost = False
+        """Whether it is yet to be told that kube-ipvs0 went down or away."""
         # Asked only now, so that what becomes of the interface later is among the notifications.
         self._find_vip_link()
         self._thread = threading.Thread(target=self._run, name="address-events", daemon=True)
@@ -78,9 +84,14 @@ class AddressEvents:
             poll.register(self._ended, select.POLLIN)
         either.register(self._socket, select.POLLIN)
         while self._ended not in dict(either.poll()):
-            if self._read():
+            has_news = self._read()
+            if has_news or self._has_lost:
                 ended.poll(_SETTLING_MS)
-                self._read()
+                has_news |= self._read()
+            if self._has_lost:
+                self._has_lost = False
+                self._tell_of_loss()
+            if has_news:
                 self._tell()
 
     def _read(self) -> bool:
@@ -105,8 +116,7 @@ class AddressEvents:
                     self._follow(kind, payload)
 
     def _find_vip_link(self) -> None:
-        link = rtnetlink.find_link(self._requests, LINK)
-        self._pass_over(link.index if link else _NO_LINK)
+        self._note(rtnetlink.find_link(self._requests, LINK))
 
     def _follow(self, kind: int, payload: bytes) -> None:
         """Take note of what became of a network interface."""
@@ -115,9 +125,18 @@ class AddressEvents:
         link = rtnetlink.parse_link(payload)
         is_vip_link = kind == rtnetlink.RTM_NEWLINK and link.name == LINK
         if is_vip_link:
-            self._pass_over(link.index)
+            self._note(link)
         elif link.index == self._vip_link:
-            self._pass_over(_NO_LINK)
+            self._note(None)
+
+    def _note(self, link: rtnetlink.Link | None) -> None:
+        """Take note of how kube-ipvs0 is now; None: there is none."""
+        index = link.index if link is not None else _NO_LINK
+        is_up = link is not None and link.is_up
+        has_gone = self._vip_link not in (_NO_LINK, index)
+        self._has_lost |= has_gone or (self._is_up and not is_up)
+        self._is_up = is_up
+        self._pass_over(index)
 
     def _pass_over(self, index: int) -> None:
         """Have the kernel keep what happens to the addresses of one interface to itself."""

@@ -58,17 +58,13 @@ def read_tables(kernel: Kernel) -> Tables:
     ours = {ip_set.name for family in Family for ip_set in sets.sets_of(family)}
     for name in ours & kernel.ipsets.sets().keys():
         members |= kernel.ipsets.members(name)
-    return Tables(
-        virtual_servers, frozenset(_read_vips(kernel)), frozenset(members), read_node_addresses(kernel)
-    )
+    return Tables(virtual_servers, read_vips(kernel), frozenset(members), read_node_addresses(kernel))
 
 
-def _read_vips(kernel: Kernel) -> Iterator[Vip]:
-    for form, addresses in (
-        (VipForm.ADDRESS, kernel.vips.addresses()),
-        (VipForm.ROUTE, kernel.vips.routes()),
-    ):
-        yield from (Vip(address, form) for address in addresses)
+def read_vips(kernel: Kernel) -> frozenset[Vip]:
+    """Read the addresses of the dummy interface, and local routes of ours; raise KernelError."""
+    by_form = {VipForm.ADDRESS: kernel.vips.addresses(), VipForm.ROUTE: kernel.vips.routes()}
+    return frozenset(Vip(address, form) for form, addresses in by_form.items() for address in addresses)
 
 
 def read_node_addresses(kernel: Kernel) -> frozenset[Address]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from ipvs_agent.addresses import Address
 from ipvs_agent.desired import sets, split
@@ -358,6 +358,12 @@ class Keeper:
         self._report.drifted(len(changed))
         self.bring(changed)
         self.look_again((*suspects, *vips))  # a VIP comes back when its virtual server has
+
+    def repair_vips(self, found: Set[Vip]) -> None:
+        """Make good what went with the interface."""
+        lost = [vip for vip in self.achieved.vips if vip not in found]
+        self.achieved.forget(lost)
+        self.look_again([*dict.fromkeys(vip.address for vip in lost)])
 
     def look_again(self, suspects: Sequence[VirtualServerKey | Address]) -> None:
         """Make good what others changed of the first of some virtual servers and VIPs; the others follow."""

@@ -8,7 +8,7 @@ import msgspec
 
 from ipvs_agent.addresses import Address
 from ipvs_agent.errors import KernelError
-from ipvs_agent.model import VirtualServerKey
+from ipvs_agent.model import Vip, VirtualServerKey
 from ipvs_agent.reconcile.audit import Tables, TableSlice
 from ipvs_agent.reconcile.drift import Drift
 from ipvs_agent.reconcile.foundation import Ground, Needs
@@ -21,6 +21,16 @@ class Stop(msgspec.Struct, frozen=True):
 
 class AddressesChanged(msgspec.Struct, frozen=True):
     """Addresses of the node have come or gone."""
+
+
+class LinkLost(msgspec.Struct, frozen=True):
+    """The VIPs' interface has gone down or away, and VIPs with it."""
+
+
+class VipsRead(msgspec.Struct, frozen=True):
+    """The worker has made good the loss of the interface and read what VIPs it has; None: it could not."""
+
+    vips: frozenset[Vip] | None
 
 
 class AddressesRead(msgspec.Struct, frozen=True):
@@ -70,6 +80,8 @@ Message = (
     Sequence[Change]
     | Stop
     | AddressesChanged
+    | LinkLost
+    | VipsRead
     | AddressesRead
     | AddressesFailed
     | Laid

@@ -39,9 +39,11 @@ from ipvs_agent.reconcile.messages import (
     AuditFailed,
     FlowsForgotten,
     Laid,
+    LinkLost,
     Message,
     SliceRead,
     Stop,
+    VipsRead,
 )
 from ipvs_agent.reconcile.older_flows import OlderFlows
 from ipvs_agent.reconcile.outlets import Outlets
@@ -233,6 +235,10 @@ class Reconciler:
             self._on_audit_failed(message.error)
         elif isinstance(message, AddressesChanged):
             self._worker.submit(self._read_addresses)
+        elif isinstance(message, LinkLost):
+            self._worker.submit(self._mend_link)
+        elif isinstance(message, VipsRead):
+            self._on_vips_read(message)
         elif isinstance(message, AddressesRead):
             self._own_addresses = message.addresses
             self._refresh_view()
@@ -438,6 +444,20 @@ class Reconciler:
             self.tell(AddressesFailed(error))
         else:
             self.tell(AddressesRead(addresses))
+
+    def _mend_link(self) -> None:
+        """Runs in the worker."""
+        try:
+            self._background.vips.ensure_link()
+            self.tell(VipsRead(audit.read_vips(self._background)))
+        except KernelError:
+            self.tell(VipsRead(None))
+
+    def _on_vips_read(self, message: VipsRead) -> None:
+        if message.vips is None:
+            self._timers.add(self._clock(), AuditDue())  # which says what is wrong
+        else:
+            self._keeper.repair_vips(message.vips)
 
     # --- Audit ----------------------------------------------------------------------------------------------
 

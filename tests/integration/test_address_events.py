@@ -13,6 +13,7 @@ from ipvs_agent.addresses import parse_address
 from ipvs_agent.kernel.address_events import AddressEvents
 from ipvs_agent.kernel.node_addresses import NetlinkNodeAddresses
 from ipvs_agent.kernel.vips import NetlinkVips
+from ipvs_agent.model import VipForm
 from ipvs_agent.operations import AddVip, DeleteVip
 
 DEADLINE = 60
@@ -66,8 +67,13 @@ def told():
 
 
 @pytest.fixture
-def events(interface, told):
-    events = AddressEvents(told)
+def lost():
+    return Told()
+
+
+@pytest.fixture
+def events(interface, told, lost):
+    events = AddressEvents(told, lost)
     events.start()
     yield events
     events.stop()
@@ -126,8 +132,8 @@ def test_a_burst_is_told_of_few_times_and_not_before_its_end(events, told, node_
     assert told.count <= 1 + (time.monotonic() - begin) / SETTLED
 
 
-def test_what_happens_before_the_start_is_told(interface, told, node_addresses):
-    events = AddressEvents(told)
+def test_what_happens_before_the_start_is_told(interface, told, lost, node_addresses):
+    events = AddressEvents(told, lost)
     ip("addr", "add", "192.0.2.1/24", "dev", "eth7")
     assert told.count == 0
 
@@ -138,10 +144,10 @@ def test_what_happens_before_the_start_is_told(interface, told, node_addresses):
 
 
 @pytest.mark.parametrize("is_there_before", [True, False], ids=["old interface", "new interface"])
-def test_vips_are_not_told_of(interface, told, node_addresses, vips, is_there_before):
+def test_vips_are_not_told_of(interface, told, lost, node_addresses, vips, is_there_before):
     if is_there_before:
         vips.ensure_link()
-    events = AddressEvents(told)
+    events = AddressEvents(told, lost)
     events.start()
 
     vips.ensure_link()
@@ -167,8 +173,8 @@ def test_an_interface_that_is_no_longer_that_of_the_vips_is_like_any_other(event
     told.until(lambda: True)
 
 
-def test_what_was_lost_for_want_of_room_counts_as_a_change(interface, told, vips):
-    events = AddressEvents(told)
+def test_what_was_lost_for_want_of_room_counts_as_a_change(interface, told, lost, vips):
+    events = AddressEvents(told, lost)
     no_address = [f"link set dev eth7 alias {number}" for number in range(1000)]
     batch([*no_address, "addr add 192.0.2.1/24 dev eth7", "link add kube-ipvs0 type dummy"])
 
@@ -181,10 +187,45 @@ def test_what_was_lost_for_want_of_room_counts_as_a_change(interface, told, vips
     events.stop()
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param([("link", "set", "kube-ipvs0", "down")], id="down"),
+        pytest.param([("link", "del", "kube-ipvs0")], id="gone"),
+        pytest.param(
+            [("link", "del", "kube-ipvs0"), ("link", "add", "kube-ipvs0", "type", "dummy")], id="anew"
+        ),
+    ],
+)
+def test_the_loss_of_the_interface_of_the_vips_is_told_once(interface, told, lost, vips, harm):
+    vips.ensure_link()
+    ip("link", "set", "kube-ipvs0", "up")
+    events = AddressEvents(told, lost)
+    events.start()
+    for words in harm:
+        ip(*words)
+
+    lost.until(lambda: True)
+    time.sleep(4 * SETTLED)
+    assert (0, 1) == (told.count, lost.count)
+    events.stop()
+
+
+def test_what_becomes_of_it_otherwise_is_no_loss(events, told, lost, vips, node_addresses):
+    vips.ensure_link()
+    vips.apply([AddVip(vip, form) for vip in VIPS[-10:] for form in VipForm])
+    ip("link", "set", "kube-ipvs0", "mtu", "1400")
+    vips.apply([DeleteVip(vip, form) for vip in VIPS[-10:] for form in VipForm])
+    ip("addr", "add", "192.0.2.1/24", "dev", "eth7")
+
+    told.until(node_addresses)
+    assert 0 == lost.count
+
+
 def test_it_ends_at_once(events):
     begin = time.monotonic()
-    AddressEvents(lambda: None).stop()
-    other = AddressEvents(lambda: None)
+    AddressEvents(lambda: None, lambda: None).stop()
+    other = AddressEvents(lambda: None, lambda: None)
     other.start()
     other.stop()
 

@@ -11,6 +11,7 @@ from ipvs_agent.errors import KernelError
 from ipvs_agent.model import VipForm, VipMode
 from ipvs_agent.operations import AddVip, DeleteVip
 from ipvs_agent.reconcile import vip_forms
+from ipvs_agent.reconcile.messages import LinkLost
 from ipvs_agent.testing.builders import address, endpoint, endpoint_slice, port, service
 from tests.unit.benches import refuse
 from tests.unit.test_reconciler import Bench
@@ -237,6 +238,18 @@ def test_what_others_do_to_routes_is_made_good_by_the_audit(harm):
     bench.pass_time(31)
 
     assert (set(), VIPS) == forms(bench)
+
+
+@pytest.mark.parametrize("mode", [VipMode.ROUTES, VipMode.ADDRESSES])
+def test_what_goes_with_the_link_is_made_again_at_once(mode):
+    bench = serving(*BOTH, vip_mode=mode)
+    expected = forms(bench)
+    for harm in (bench.inner.vips.take_down, bench.inner.vips.remove_link):
+        harm()
+        bench.reconciler.tell(LinkLost())
+        bench.settle()
+
+        assert expected == forms(bench)
 
 
 def test_a_route_of_an_earlier_agent_that_nobody_wants_goes():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.packets import test_services as services
+from tests.integration.packets.configured import configured
 from tools.lab import talk
 from tools.lab.asking import Asking
 
@@ -69,3 +70,15 @@ def test_addresses_that_kube_proxy_left_on_a_link_that_is_down_become_routes(nod
     node.agent.end()
     node.agent.command("cleanup")
     node.run("ip", "link", "del", "kube-ipvs0")
+
+
+@pytest.mark.parametrize("mode", [ADDRESSES, ROUTES], ids=["addresses", "routes"])
+def test_what_goes_with_the_link_is_made_again_long_before_the_next_audit(lab, tmp_path, mode):
+    fields = "clusterCIDR: 10.244.0.0/16,fd00:10:244::/48\nipvs: {syncPeriod: 1h}\n"
+    with configured(lab, tmp_path, fields, *services.web(lab), arguments=mode) as node:
+        for harm in (("set", "kube-ipvs0", "up"), ("set", "kube-ipvs0", "down"), ("del", "kube-ipvs0")) * 2:
+            for address in services.VIPS.values():
+                node.wait_for_answer(lab.client, talk.TCP, address, 80)
+            node.run("ip", "link", *harm)
+        for address in services.VIPS.values():
+            node.wait_for_answer(lab.client, talk.TCP, address, 80)
