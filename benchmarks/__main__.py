@@ -44,10 +44,10 @@ SIZED: Mapping[str, Sized] = {
     "idle": Sized(idle.main, idle.SIZES, idle.LARGE),
     "status": Sized(status.main, sizes.SMALL, sizes.LARGE),
     "kube-proxy": Sized(kube_proxy.main, sizes.SMALL, sizes.LARGE),
+    "vips": Sized(vips.main, vips.SIZES, vips.LARGE),
 }
 BENCHMARKS: Mapping[str, Callable[[], bool]] = {
     "scheduler_changes": scheduler_changes.main,
-    "vips": vips.main,
 }
 """Those that have one size."""
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 
+from benchmarks import __main__ as command
 from benchmarks import (
     api,
     audit,
@@ -467,3 +468,24 @@ class TestSummary:
 
     def test_what_stands_alone_is_not_said(self):
         assert [] == self.lines(change=[{"services": "10 of 10", "median_ms": 1.0}], vips=[{"vips": 10}])
+
+
+class TestChoice:
+    def sizes(self, name, given=None, *, full=False):
+        return list(command._chosen(name, given, full=full).args[0])
+
+    @pytest.mark.parametrize("name", command.SIZED)
+    def test_what_takes_long_is_asked_for(self, name):
+        one = command.SIZED[name]
+
+        assert list(one.sizes) == self.sizes(name)
+        assert set(one.sizes) | set(one.large) == set(self.sizes(name, full=True))
+        assert len(set(self.sizes(name, full=True))) == len(self.sizes(name, full=True))
+
+    @pytest.mark.parametrize("name", command.SIZED)
+    def test_chosen_sizes_are_those_alone(self, name):
+        assert [Size(7, 7)] == self.sizes(name, [Size(7, 7)], full=True)
+
+    def test_a_usual_run_is_over_in_an_hour(self):
+        """40,000 IPv6 addresses take a quarter of one, 10,000 Services in kube-proxy half of one."""
+        assert 2_000 >= max(size.services for one in command.SIZED.values() for size in one.sizes)
