@@ -13,7 +13,7 @@ import msgspec
 from ipvs_agent.desired.wishes import AFFINITY_SHARED, SLOW_START, WEIGHTS, Wishes
 from ipvs_agent.model import FULL_NETMASK, Endpoint, RealServer, RealServerKey, Service, ServicePort, Skipped
 from ipvs_agent.schedulers import SAFE, SCHEDULERS, Weight
-from ipvs_agent.schedulers.annotations import Choice, Fault, choose
+from ipvs_agent.schedulers.annotations import Choice, Fault, choose, scheduler_key
 from ipvs_agent.schedulers.scheduler import RAMP_STEPS
 from ipvs_agent.schedulers.weights import fit
 
@@ -56,7 +56,10 @@ def of_port(
     """
     choice, faults = choose(service.annotations, port.name, default)
     skipped = said(service, faults)
-    if choice is default and default.scheduler in missing_schedulers:
+    asked_by = scheduler_key(service.annotations, port.name)
+    if any(fault.annotation == asked_by for fault in faults):
+        asked_by = ""
+    if not asked_by and default.scheduler in missing_schedulers:
         choice = _SAFE  # which is the node's business, and said once for all Services
     is_shared = wishes.is_affinity_shared
     if is_shared:
@@ -65,11 +68,14 @@ def of_port(
             is_shared = False
             skipped.append(_skipped(service, f"[{AFFINITY_SHARED}]", f"{obstacle}, so it is not shared"))
         else:
+            if asked_by and choice != _BY_SOURCE:
+                reason = f"means nothing beside {AFFINITY_SHARED}, which is done by sh without sh-port"
+                skipped.append(_skipped(service, f"[{asked_by}]", reason))
             choice = _BY_SOURCE
     obstacle = _obstacle(choice, port, count, missing_schedulers)
     if obstacle:
         choice = _SAFE if _obstacle(default, port, count, missing_schedulers) else default
-        skipped.append(_skipped(service, "", f"{obstacle}, so {choice.scheduler} is used"))
+        skipped.append(_of_scheduler(service, asked_by, f"{obstacle}, so {choice.scheduler} is used"))
     if wishes.weights is not None and SCHEDULERS[choice.scheduler].weight is Weight.IGNORED:
         reason = f"weights mean nothing to {choice.scheduler}; wrr, wlc and fo are schedulers that heed them"
         skipped.append(_skipped(service, f"[{WEIGHTS}]", reason))
@@ -139,6 +145,13 @@ def said(service: Service, faults: Iterable[Fault]) -> list[Skipped]:
 
 def _skipped(service: Service, annotation: str, reason: str) -> Skipped:
     return Skipped(f"Service {service.name}", f"metadata.annotations{annotation}", reason)
+
+
+def _of_scheduler(service: Service, annotation: str, reason: str) -> Skipped:
+    """Say something of a scheduler that an annotation names, or else the configuration."""
+    if annotation:
+        return _skipped(service, f"[{annotation}]", reason)
+    return Skipped(f"Service {service.name}", "ipvs.scheduler", reason)
 
 
 def _obstacle(choice: Choice, port: ServicePort, count: int, missing_schedulers: Set[str]) -> str:

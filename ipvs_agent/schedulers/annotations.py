@@ -57,15 +57,14 @@ def choose(
     if not annotations:
         return default, ()
     choice = default
-    key = _key(annotations, SCHEDULER, port_name)
-    is_kube_routers = not key
-    if is_kube_routers and KUBE_ROUTER_SCHEDULER in annotations:
-        key = KUBE_ROUTER_SCHEDULER
+    key = scheduler_key(annotations, port_name)
+    is_kube_routers = key in ("", KUBE_ROUTER_SCHEDULER)
     if key:
-        scheduler = SCHEDULERS.get(annotations[key])
+        name = annotations[key].strip(" ")
+        scheduler = SCHEDULERS.get(name)
         if scheduler is None:
             # Flags beside it were meant for it, and are no second fault.
-            return default, (Fault(key, _no_scheduler(annotations[key])),)
+            return default, (Fault(key, _no_scheduler(name)),)
         choice = Choice(scheduler.name, scheduler.safe_flags)
     key = _key(annotations, FLAGS, port_name)
     # kube-router's flags are for its own scheduler: flag-2 of its mh is not what flag-2 is to our sh.
@@ -81,6 +80,12 @@ def choose(
             return choice, (Fault(key, str(error)),)
         choice = Choice(choice.scheduler, flags)
     return choice, ()
+
+
+def scheduler_key(annotations: Mapping[str, str], port_name: str) -> str:
+    """Return the key that names the scheduler of a port, empty where there is none."""
+    key = _key(annotations, SCHEDULER, port_name)
+    return key or (KUBE_ROUTER_SCHEDULER if KUBE_ROUTER_SCHEDULER in annotations else "")
 
 
 def _key(annotations: Mapping[str, str], key: str, port_name: str) -> str:

@@ -229,7 +229,8 @@ class TestSchedulers:
 
         assert {80: ("rr", 0), 443: ("rr", 0)} == chosen
         assert [
-            "Service shop/web: metadata.annotations: this kernel has no scheduler twos, so rr is used"
+            "Service shop/web: metadata.annotations[ipvs-agent.io/scheduler]: "
+            "this kernel has no scheduler twos, so rr is used"
         ] == skipped
 
 

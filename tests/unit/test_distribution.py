@@ -55,6 +55,9 @@ def said(plan):
     return [f"{one.field}: {one.reason}" for one in plan.skipped]
 
 
+NAMED = "metadata.annotations[ipvs-agent.io/scheduler]"
+
+
 def schedulers(bench):
     return [one.virtual_server.scheduler for one in bench.inner.ipvs.virtual_servers()]
 
@@ -217,8 +220,7 @@ class TestRoom:
         )
         (line,) = said(full)
         assert (
-            f"metadata.annotations: {name} has room for {room} endpoints and port 'http' has more, "
-            "so rr is used"
+            f"{NAMED}: {name} has room for {room} endpoints and port 'http' has more, so rr is used"
         ) == line
 
     def test_where_the_default_has_no_room_either_they_take_turns(self):
@@ -229,13 +231,36 @@ class TestRoom:
             plan.frontends[0].virtual_server.scheduler,
             plan.frontends[0].virtual_server.flags,
         )
-        assert ["metadata.annotations: sh has room for 256 endpoints and port 'http' has more, so rr is used"
-                ] == said(plan)  # fmt: skip
+        assert [f"{NAMED}: sh has room for 256 endpoints and port 'http' has more, so rr is used"] == said(
+            plan
+        )
 
     def test_the_default_of_the_configuration_has_no_room(self):
         node = msgspec.structs.replace(NODE, scheduler=Choice("sh", FALLBACK))
 
-        assert "rr" == compiled(*many(257), node=node).frontends[0].virtual_server.scheduler
+        plan = compiled(*many(257), node=node)
+
+        assert "rr" == plan.frontends[0].virtual_server.scheduler
+        assert ["ipvs.scheduler: sh has room for 256 endpoints and port 'http' has more, so rr is used"
+                ] == said(plan)  # fmt: skip
+
+    def test_what_a_service_asks_for_wrongly_is_not_what_has_no_room(self):
+        node = msgspec.structs.replace(NODE, scheduler=Choice("sh", FALLBACK))
+        plan = compiled(*many(257), node=node, scheduler="wr")
+
+        assert [NAMED, "ipvs.scheduler"] == [line.partition(":")[0] for line in said(plan)]
+
+    def test_a_kernel_that_lacks_the_default_is_no_fault_of_a_service(self):
+        lacking = msgspec.structs.replace(
+            NODE, scheduler=Choice("mh", FALLBACK), missing_schedulers=frozenset({"mh"})
+        )
+        plain, asking = compiled(A, node=lacking), compiled(A, node=lacking, scheduler="mh")
+
+        assert ["rr", "rr"] == [each.frontends[0].virtual_server.scheduler for each in (plain, asking)]
+        assert ([], [f"{NAMED}: this kernel has no scheduler mh, so rr is used"]) == (
+            said(plain),
+            said(asking),
+        )
 
     def test_hints_do_not_make_room(self):
         """Or nodes would differ."""
@@ -404,12 +429,22 @@ class TestAffinity:
 
     def test_of_the_whole_service_it_is_one_hash_over_one_order(self):
         plan = compiled(
-            *(D, B, A, C), ports=self.PORTS, services=self.STICKY, affinity_shared="true", scheduler="lc"
+            *(D, B, A, C), ports=self.PORTS, services=self.STICKY, affinity_shared="true", scheduler="sh"
         )
 
         assert ([("sh", FALLBACK, 0)] * 2, []) == (self.servers(plan), said(plan))
         orders = {tuple(format_address(one.address) for one in each.real_servers) for each in plan.frontends}
         assert 1 == len(orders)
+
+    @pytest.mark.parametrize(
+        "asked", [{"scheduler": "lc"}, {"scheduler": "sh", "scheduler_flags": "sh-port"}]
+    )
+    def test_another_scheduler_means_nothing_beside_it_and_that_is_said(self, asked):
+        plan = compiled(A, services=self.STICKY, affinity_shared="true", **asked)
+
+        assert [("sh", FALLBACK, 0)] == self.servers(plan)
+        reason = "means nothing beside ipvs-agent.io/affinity-shared, which is done by sh without sh-port"
+        assert [f"{NAMED}: {reason}"] == said(plan)
 
     def test_it_is_not_asked_for_with_false(self):
         plan = compiled(A, ports=self.PORTS, services=self.STICKY, affinity_shared="false")
@@ -417,9 +452,7 @@ class TestAffinity:
         assert [("rr", PERSISTENT, 60)] * 2 == self.servers(plan)
 
     def test_weights_count_there(self):
-        plan = compiled(
-            A, B, services=self.STICKY, affinity_shared="true", scheduler="rr", weights="zone:east=3"
-        )
+        plan = compiled(A, B, services=self.STICKY, affinity_shared="true", weights="zone:east=3")
 
         assert ({11: 3, 12: 1}, []) == (weights(plan), said(plan))
 
