@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections import Counter
 
 import pytest
@@ -125,7 +126,7 @@ def holding(lab, tmp_path_factory):
         node.wait_for(lambda: " serving " in node.log.read_text())
         for (name, family), clients in holding.crowds.items():
             node.wait_for_answer(lab.client, talk.TCP, STOCK[name].cluster_ip(family), 80)
-            stack.enter_context(clients).come_from(HELD if name != "ovf" else range(1, 6))
+            stack.enter_context(clients).come_from(HELD)
         yield holding
 
 
@@ -199,6 +200,22 @@ def test_a_setting_on_and_off_keeps_them(holding, annotations, spec):
     assert {} == holding.lost()
     holding.serve()
     holding.node.wait_for(lambda: holding.node.virtual_servers() == before)
+    assert {} == holding.lost()
+
+
+def test_what_drains_outlives_what_is_asked_for_and_would_cut_it(holding):
+    """Flags without the fallback, and dh in the place of rr."""
+    busiest = holding.busiest([place for place in PLACES if place[0] in ("rr", "sh", "mh")])
+    holding.serve(without=busiest)
+    holding.node.wait_for(lambda: holding.are_drained(busiest))
+    asked = ["dh" if name == "rr" else name for name in NAMES]
+    holding.serve(without=busiest, asked=asked, more={"ipvs-agent.io/scheduler-flags": "none"})
+    time.sleep(5)
+
+    assert holding.are_drained(busiest)
+    assert {} == holding.lost()
+    holding.serve()
+    holding.node.wait_for(lambda: holding.take(busiest))
     assert {} == holding.lost()
 
 
