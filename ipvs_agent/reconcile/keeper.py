@@ -191,8 +191,8 @@ class Keeper:
     def _difference(self, key: Key) -> Iterable[Operation]:
         if isinstance(key, VirtualServerKey):
             held = self.achieved.virtual_servers.get(key)
-            draining = self._drains.attainable(key, self.claims.frontend(key), held)
-            paced = self._pacing.attainable(key, draining, held)
+            drainable = self._drains.attainable(key, self.claims.frontend(key), held)
+            paced = self._pacing.attainable(key, drainable, held)
             attainable = self._slow_start.attainable(key, paced, held, is_starting=not self.may_remove)
             return diff.virtual_server(key, attainable, held)
         if isinstance(key, SetMember):
