@@ -91,14 +91,11 @@ class Contender:
 
     def cpu(self) -> float:
         """Return the seconds of CPU time that the process has had."""
-        # What clock_getcpuclockid(3) makes of another process's number.
-        return time.clock_gettime((~self._process.pid << 3) | 2)
+        return bench.cpu(self._process.pid)
 
     def memory(self) -> tuple[float, float]:
         """Return how much memory the process has now, and the most that it had, in MB."""
-        text = Path(f"/proc/{self._process.pid}/status").read_text()
-        kilobytes = dict(re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE))
-        return int(kilobytes["VmRSS"]) / 1024, int(kilobytes["VmHWM"]) / 1024
+        return bench.memory(self._process.pid)
 
     def stages(self) -> dict[str, float]:
         """Return the seconds of each stage of the start, where it tells of them."""

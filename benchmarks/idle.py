@@ -1,29 +1,32 @@
-"""What the agent costs while nothing changes: the CPU of a minute, with and without audits."""
+"""What the agent costs while nothing changes: the CPU of a minute, and its memory."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import bench, cluster, progress, results, sizes, table
+from benchmarks import bench, cluster, progress, results, sizes, stamped, table
 from benchmarks.sizes import Size
+from ipvs_agent.testing.fake_api import FakeApi
+from tools.lab import talk
+from tools.lab.agent import ROOT
 
 SIZES = (Size(1000, 10),)
 LARGE = (*sizes.SMALL, *sizes.LARGE)
 
 NO_AUDIT, WITH_AUDITS = "1h", "30s"
-"""Sync periods: one that does not end here, and kube-proxy's own, whose minute has one or two audits."""
+"""Sync periods: one that does not end here, and kube-proxy's own."""
 WATCHED = 60.0
 SETTLING = 5.0
 """Seconds after the start in which what it left to be done is over."""
 PATIENCE = 600.0
 GOAL_IDLE, GOAL_AUDITS = 0.1, 1.5
-"""Seconds of CPU a minute."""
+"""Seconds of CPU a minute, for an agent on the API."""
 
 _CONFIG = """\
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
@@ -34,57 +37,100 @@ ipvs: {{syncPeriod: {period}}}
 
 def main(chosen: Sequence[Size] = SIZES) -> bool:
     """Print the table; return whether the goals were reached at every size."""
-    rows = []
-    for size in chosen:
-        row: results.Row = {"services": str(size)}
-        for name, period in (("idle", NO_AUDIT), ("audits", WITH_AUDITS)):
-            progress.say(f"{size}: a minute with a sync period of {period}")
-            row[name] = _watch(size, period)
-        rows.append(row)
+    rows = [_measure(size) for size in chosen]
     progress.say("")
     table.show(
-        f"CPU of a minute without changes, seconds (goals: below {GOAL_IDLE:g}, with audits {GOAL_AUDITS:g})",
-        ("Services", "no audit", "with audits"),
-        [(row["services"], f"{row['idle']:.2f}", f"{row['audits']:.2f}") for row in rows],
+        f"CPU of a minute without changes, seconds, and memory after it (goals: API below {GOAL_IDLE:g},"
+        f"\nwith an audit each {WITH_AUDITS} below {GOAL_AUDITS:g}; manifests are looked at now and then)",
+        ("Services", "API", "with audits", "manifests", "MB on the API", "peak", "on manifests", "peak"),
+        [
+            (
+                row["services"],
+                *(f"{row[name]:.2f}" for name in ("idle", "audits", "manifests")),
+                *(f"{row[f'{who}_{name}']:.0f}" for who in ("api", "manifests") for name in _MEMORY),
+            )
+            for row in rows
+        ],
     )
     results.keep("idle", rows)
     return all(row["idle"] < GOAL_IDLE and row["audits"] < GOAL_AUDITS for row in rows)
 
 
-def _watch(size: Size, period: str) -> float:
-    """Return the seconds of CPU that an agent takes in a minute."""
-    with tempfile.TemporaryDirectory() as folder, bench.namespace() as name:
-        manifest, config = Path(folder) / "cluster.json", Path(folder) / "config.yaml"
-        cluster.write_manifest(manifest, *size)
+_MEMORY = ("settled_mb", "peak_mb")
+
+
+def _measure(size: Size) -> results.Row:
+    row: results.Row = {"services": str(size), "size": size.services}
+    with _running(size, "manifests", NO_AUDIT) as (agent, _):
+        row["manifests"] = _idle_minute(agent, f"{size} from manifests")
+        row |= {f"manifests_{name}": mb for name, mb in zip(_MEMORY, bench.memory(agent.pid), strict=True)}
+    with _running(size, "api", NO_AUDIT) as (agent, _):
+        row["idle"] = _idle_minute(agent, f"{size} from the API")
+        row |= {f"api_{name}": mb for name, mb in zip(_MEMORY, bench.memory(agent.pid), strict=True)}
+    with _running(size, "api", WITH_AUDITS) as (agent, stamps):
+        progress.say(f"{size}: from the begin of an audit to that of the next one")
+        _wait(agent, lambda: len(stamped.read(stamps)) > 2)
+        row["audits"] = minute_of(stamped.read(stamps))
+    return row
+
+
+def minute_of(stamps: Sequence[stamped.Stamp]) -> float:
+    """Return the CPU of a minute, from whole audits and the time between them; not from the start."""
+    first, last = stamps[1], stamps[-1]
+    return (last.cpu - first.cpu) * 60 / (last.at - first.at)
+
+
+def _idle_minute(agent: subprocess.Popen[bytes], what: str) -> float:
+    progress.say(f"{what}: settling")
+    time.sleep(SETTLING)
+    progress.say(f"{what}: a minute without an audit")
+    before = bench.cpu(agent.pid)
+    time.sleep(WATCHED)
+    return (bench.cpu(agent.pid) - before) * 60 / WATCHED
+
+
+@contextlib.contextmanager
+def _running(size: Size, source: str, period: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Have an agent that serves a cluster; yield its process, and the file of its audits."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        name = stack.enter_context(bench.namespace())
+        config = folder / "config.yaml"
         config.write_text(_CONFIG.format(period=period))
-        options = ["--config", str(config), "--manifests", str(manifest), "--node-name", "node-0"]
-        with (Path(folder) / "log").open("w+") as log:
-            agent = subprocess.Popen(
-                ["ip", "netns", "exec", name, sys.executable, "-m", "ipvs_agent", "run", *options], stderr=log
-            )
-            try:
-                _wait_until_serving(agent, Path(log.name))
-                time.sleep(SETTLING)
-                before = _cpu(agent.pid)
-                time.sleep(WATCHED)
-                return _cpu(agent.pid) - before
-            finally:
-                agent.terminate()
-                agent.wait()
+        if source == "api":
+            options = ["--kubeconfig", _serve(stack, name, folder, size)]
+        else:
+            cluster.write_manifest(folder / "cluster.json", *size)
+            options = ["--manifests", str(folder / "cluster.json")]
+        options += ["--config", str(config), "--node-name", "node-0"]
+        stamps, log = folder / "audits", folder / "log"
+        program = [sys.executable, "-m", "benchmarks.stamped", str(stamps), "run", *options]
+        with log.open("wb") as output:
+            inside = ["ip", "netns", "exec", name, *program]
+            agent = subprocess.Popen(inside, stdin=subprocess.DEVNULL, stderr=output, cwd=ROOT)
+        stack.callback(agent.wait)
+        stack.callback(agent.terminate)
+        progress.say(f"{size}: the agent starts")
+        _wait(agent, lambda: " serving " in log.read_text())
+        yield agent, stamps
 
 
-def _wait_until_serving(agent: subprocess.Popen[bytes], log: Path) -> None:
+def _serve(stack: contextlib.ExitStack, name: str, folder: Path, size: Size) -> str:
+    """Have an API server in a namespace, as long as the stack lasts; return a kubeconfig for it."""
+    with talk.inside(name):
+        api = stack.enter_context(FakeApi())
+    for thing in progress.over(cluster.objects(*size), cluster.count(*size), f"API of {size}"):
+        api.put(thing)
+    api.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-0"}})
+    return api.write_kubeconfig(folder)
+
+
+def _wait(agent: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
-    while " serving " not in log.read_text():
+    while not condition():
         if agent.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"the agent does not serve:\n{log.read_text()}")
-        time.sleep(0.1)
-
-
-def _cpu(pid: int) -> float:
-    """Return the seconds of CPU that a process has taken, in ticks of the kernel."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            raise RuntimeError("the agent does not serve, or has no audits")
+        time.sleep(0.5)
 
 
 if __name__ == "__main__":

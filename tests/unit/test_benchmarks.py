@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import time
 from collections import defaultdict
 from typing import ClassVar
 
@@ -17,12 +19,14 @@ from benchmarks import (
     change,
     cluster,
     floor,
+    idle,
     in_hand,
     kube_proxy,
     progress,
     results,
     scale,
     sizes,
+    stamped,
     start,
     summary,
 )
@@ -489,3 +493,43 @@ class TestChoice:
     def test_a_usual_run_is_over_in_an_hour(self):
         """40,000 IPv6 addresses take a quarter of one, 10,000 Services in kube-proxy half of one."""
         assert 2_000 >= max(size.services for one in command.SIZED.values() for size in one.sizes)
+
+
+class TestIdle:
+    def test_a_minute_is_made_of_whole_audits_without_the_start(self):
+        stamps = [stamped.Stamp(0.0, 1.0), stamped.Stamp(30.0, 9.0), stamped.Stamp(75.0, 9.9)]
+
+        assert 1.2 == pytest.approx(idle.minute_of(stamps))
+
+    def test_each_audit_is_written_down_and_one_that_is_put_off_is_not(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(stamped, "Audits", FakeAudits)
+
+        def agent(arguments):
+            audits = FakeAudits()
+            audits.start("needs", None)
+            audits.start("needs", None)
+            audits.end()
+            audits.start("needs", None)
+            return arguments
+
+        monkeypatch.setattr(stamped, "ipvs_agent", agent)
+
+        assert ["run"] == stamped.main(tmp_path / "audits", ["run"])
+        first, second = stamped.read(tmp_path / "audits")
+        assert first.at <= second.at
+        assert first.cpu <= second.cpu
+
+    def test_before_the_first_there_is_none(self, tmp_path):
+        assert [] == stamped.read(tmp_path / "audits")
+
+
+class TestProcesses:
+    def test_their_cpu_time_is_that_of_all_threads(self):
+        before = bench.cpu(os.getpid())
+
+        assert 0 < before <= time.process_time()
+
+    def test_their_memory_is_in_mb(self):
+        now, peak = bench.memory(os.getpid())
+
+        assert 5 < now <= peak < 100_000
