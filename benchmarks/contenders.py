@@ -22,6 +22,7 @@ from benchmarks import bench, cluster, progress
 from benchmarks.sizes import Size
 from ipvs_agent.addresses import Address, parse_address
 from ipvs_agent.kernel.ipvs import NetlinkIpvs
+from ipvs_agent.kernel.vips import NetlinkVips
 from ipvs_agent.model import Protocol, VirtualServerKey, address_key
 from tests.kube import build
 from tools.lab import talk
@@ -32,6 +33,12 @@ NODE, ADDRESS = "node-a", "198.18.0.3"
 
 _BRIDGE = "api0"
 _POLL = 0.05
+_POLL_ENDPOINT = 0.003
+_POLL_METRICS = 1.0
+"""kube-proxy works for its answer."""
+_SHARE, _LONGEST_REST = 0.01, 1.0
+"""The looks at one who has worked for long rest for this part of that, in seconds at most."""
+_SAMPLE = 20
 _END_LIMIT = 60.0
 _METRICS = "http://127.0.0.1:10249/metrics"
 _SYNCS = re.compile(r"^kubeproxy_sync_proxy_rules_duration_seconds_count.* (\d+)$", re.MULTILINE)
@@ -59,35 +66,38 @@ class Contender:
         self._process = process
         with talk.inside(namespace):
             self._ipvs = NetlinkIpvs()
+            self._vips = NetlinkVips()
 
     def close(self) -> None:
         """End the process; the kernel keeps its tables until the node goes."""
         self._ipvs.close()
+        self._vips.close()
         self._process.terminate()
         self._process.wait(_END_LIMIT)
 
-    def wait_for_tables(self, size: Size, limit: float) -> None:
-        """Wait until every Service has its virtual server with all real servers; TimeoutError."""
-        complete = 0
+    def wait_for_tables(self, size: Size, limit: float) -> float:
+        """Wait until every Service has its virtual server, all real servers and its VIP; TimeoutError.
+
+        Return when that was, by the monotonic clock.
+        """
+        tables = Tables(size.services, lambda service: len(self._real_servers(service)) == size.endpoints)
+        vips = {_key(service).address for service in range(size.services)}
 
         def are_complete() -> bool:
-            nonlocal complete
-            # Tables only grow meanwhile, so that what was complete once need not be read again.
-            while complete < size.services and len(self._real_servers(complete)) == size.endpoints:
-                complete += 1
-            progress.say(f"{self.name}: tables of {complete:,} of {size.services:,} Services")
-            return complete == size.services
+            progress.say(f"{self.name}: tables of {tables.complete:,} of {size.services:,} Services")
+            return tables.are_complete() and vips <= self._vips.addresses() | self._vips.routes()
 
-        self._wait(are_complete, limit, _POLL)
+        complete = self._wait(are_complete, limit, _POLL)
         progress.say("")
+        return complete
 
-    def wait_for_sync(self, limit: float) -> None:
-        """Wait until it says that all of it is done, rules included; TimeoutError."""
-        self._wait(self._says_synced, limit, _POLL)
+    def wait_for_sync(self, limit: float) -> float:
+        """Wait until it says that all of it is done, rules included; TimeoutError. Return when that was."""
+        return self._wait(self._says_synced, limit, _POLL if self.name == AGENT else _POLL_METRICS)
 
-    def wait_for_endpoint(self, service: int, address: Address, limit: float) -> None:
-        """Wait until a Service has a real server; TimeoutError."""
-        self._wait(lambda: address in self._real_servers(service), limit, 0.001)
+    def wait_for_endpoint(self, service: int, address: Address, limit: float) -> float:
+        """Wait until a Service has a real server; TimeoutError. Return when that was."""
+        return self._wait(lambda: address in self._real_servers(service), limit, _POLL_ENDPOINT)
 
     def cpu(self) -> float:
         """Return the seconds of CPU time that the process has had."""
@@ -114,15 +124,48 @@ class Contender:
             return False
         return count is not None and int(count[1]) > 0
 
-    def _wait(self, condition: Callable[[], bool], limit: float, poll: float) -> None:
-        deadline = time.monotonic() + limit
+    def _wait(self, condition: Callable[[], bool], limit: float, poll: float) -> float:
+        """Wait until a condition holds; return when the look at it began that found so.
+
+        Whoever is looked at has the same CPU, so the looks are few.
+        """
+        begin = looked = time.monotonic()
+        deadline = begin + limit
         while not condition():
             if self._process.poll() is not None:
                 end = "\n".join(self._log.read_text().splitlines()[-20:])
                 raise RuntimeError(f"{self.name} ended:\n{end}")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.name}: not within {limit:g} s")
-            time.sleep(poll)
+            time.sleep(min(_LONGEST_REST, max(poll, _SHARE * (looked - begin))))
+            looked = time.monotonic()
+        return looked
+
+
+class Tables:
+    """Tells whether all Services are complete in the kernel, from few looks while they are not.
+
+    Tables only grow meanwhile, so that what was complete once need not be read again.
+    """
+
+    def __init__(self, services: int, is_complete: Callable[[int], bool]) -> None:
+        self.complete = 0
+        """So many are known to be complete, from the first one on."""
+        self._services = services
+        self._is_complete = is_complete
+        # The last one, and some that lie far apart: as long as one of them lacks something, the others are
+        # not looked at.
+        self._sample = list(range(services - 1, -1, -max(1, services // _SAMPLE)))
+
+    def are_complete(self) -> bool:
+        """Look at one that was not complete, and at others as long as they are."""
+        while self._sample and self._is_complete(self._sample[-1]):
+            self._sample.pop()
+        if self._sample:
+            return False
+        while self.complete < self._services and self._is_complete(self.complete):
+            self.complete += 1
+        return self.complete == self._services
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import ClassVar
 
 import pytest
@@ -18,6 +18,7 @@ from benchmarks import (
     bench,
     change,
     cluster,
+    contenders,
     floor,
     idle,
     in_hand,
@@ -533,3 +534,44 @@ class TestProcesses:
         now, peak = bench.memory(os.getpid())
 
         assert 5 < now <= peak < 100_000
+
+
+class TestTables:
+    def test_few_are_looked_at_while_one_of_them_is_not_complete(self):
+        looks = []
+        tables = contenders.Tables(10_000, lambda service: looks.append(service) or service < 9_000)
+
+        for _ in range(100):
+            assert not tables.are_complete()
+
+        assert 130 > len(looks)
+
+    @pytest.mark.parametrize("missing", [0, 1, 4_321, 9_999])
+    def test_one_that_is_not_complete_is_found(self, missing):
+        lacking = {missing}
+        tables = contenders.Tables(10_000, lambda service: service not in lacking)
+
+        assert not tables.are_complete()
+        lacking.clear()
+        assert tables.are_complete()
+
+    def test_none_is_looked_at_again_once_it_was_complete(self):
+        looks = Counter()
+        lacking = {5}
+
+        def is_complete(service):
+            looks[service] += 1
+            return service not in lacking
+
+        tables = contenders.Tables(1_000, is_complete)
+        while not tables.are_complete():
+            if looks[5] == 10:
+                lacking.clear()
+
+        assert 2 >= max(count for service, count in looks.items() if service != 5)
+
+    @pytest.mark.parametrize("services", [1, 19, 20, 21])
+    def test_there_may_be_few_of_them(self, services):
+        tables = contenders.Tables(services, lambda service: True)
+
+        assert (True, services) == (tables.are_complete(), tables.complete)
