@@ -23,6 +23,8 @@ MOST_ADDRESSES = 1000
 """With more VIPs than that, VipMode.AUTO makes them local routes (docs/vips.md has the measurement)."""
 _SLICE = 200
 """VIPs that move at once, at most."""
+_LEAST = 8
+"""And at least, or a move would hardly get on where the machine is so busy that all takes long."""
 _SECONDS = 0.005
 """What a slice is to take."""
 
@@ -50,7 +52,7 @@ class VipForms:
         """VIPs that may have another form than theirs."""
         self._slice: frozenset[Address] = frozenset()
         """Those of them that may lose it now."""
-        self._size = 1
+        self._size = _LEAST
         """How many VIPs the next slice is to have."""
         self._is_planned = False
         self._rest_ends = 0.0
@@ -135,4 +137,4 @@ class VipForms:
 def _next_size(size: int, took: float) -> int:
     """Return how many VIPs the next slice is to have, when so many took so many seconds."""
     fitting = size * _SECONDS / took if took else _SLICE
-    return max(1, min(_SLICE, 2 * size, int(fitting)))
+    return min(_SLICE, max(_LEAST, min(2 * size, int(fitting))))

@@ -1,8 +1,11 @@
-"""A client that asks without pause, to show that nothing is lost while something changes."""
+"""Clients that ask without pause, to show that nothing is lost while something changes."""
 
 from __future__ import annotations
 
+import selectors
+import socket
 import threading
+import time
 
 from tools.lab import talk
 from tools.lab.network import Host
@@ -37,3 +40,78 @@ class Asking:
                     self.failures.append(repr(error))
         except Exception as fault:  # whatever it is, end() raises it
             self._fault = fault
+
+
+class Datagrams:
+    """Sends a datagram every 20 milliseconds, each from a port of its own, and counts what is not answered.
+
+    What TCP would send again shows here: nothing is sent twice, and nothing waits for an answer.
+    """
+
+    _PAUSE = 0.02
+    _UNANSWERED = 100
+    """No more are sent while so many are under way."""
+    _PATIENCE = 10.0
+    """Seconds in which the last answers may come: a machine may stand still for a moment."""
+
+    def __init__(self, client: Host, address: str, port: int = 80) -> None:
+        self.answered = 0
+        self.failures: list[str] = []
+        """Those that were refused, and at the end those that nobody answered."""
+        self._namespace, self._target = client.namespace, (address, port)
+        self._selector = selectors.DefaultSelector()
+        self._is_ending = threading.Event()
+        self._fault: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name=f"datagrams {address}", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop sending and wait for the answers under way; raise what ended it before."""
+        self._is_ending.set()
+        self._thread.join()
+        if self._fault is not None:
+            raise self._fault
+
+    def _run(self) -> None:
+        try:
+            with talk.inside(self._namespace):
+                while not self._is_ending.is_set():
+                    if len(self._selector.get_map()) < self._UNANSWERED:
+                        self._send()
+                    time.sleep(self._PAUSE)
+                    self._receive(0)
+                deadline = time.monotonic() + self._PATIENCE
+                while self._selector.get_map() and time.monotonic() < deadline:
+                    self._receive(self._PAUSE)
+            for key in list(self._selector.get_map().values()):
+                self._forget(key.fileobj, "no answer")  # type: ignore[arg-type]
+            self._selector.close()
+        except Exception as fault:  # whatever it is, end() raises it
+            self._fault = fault
+
+    def _send(self) -> None:
+        family = socket.AF_INET6 if ":" in self._target[0] else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._selector.register(sock, selectors.EVENT_READ)
+        try:
+            sock.connect(self._target)
+            sock.send(b"who\n")
+        except OSError as error:
+            self._forget(sock, repr(error))
+
+    def _receive(self, seconds: float) -> None:
+        for key, _ in self._selector.select(seconds):
+            sock: socket.socket = key.fileobj  # type: ignore[assignment]
+            try:
+                sock.recv(512)
+            except OSError as error:
+                self._forget(sock, repr(error))
+            else:
+                self.answered += 1
+                self._forget(sock)
+
+    def _forget(self, sock: socket.socket, failure: str = "") -> None:
+        self._selector.unregister(sock)
+        sock.close()
+        if failure:
+            self.failures.append(failure)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
+from ipvs_agent.reconcile.vip_forms import MOST_ADDRESSES
+from tests import objects
 from tests.integration.packets import test_services as services
 from tests.integration.packets.configured import configured
 from tools.lab import talk
-from tools.lab.asking import Asking
+from tools.lab.asking import Asking, Datagrams
 
 pytestmark = pytest.mark.long
 
@@ -53,20 +57,92 @@ def test_a_move_loses_nothing(node, lab, before, after):
         connection.close()
 
 
+def crowd(lab, count):
+    """So many Services with a cluster IP of each family."""
+    for number in range(1, count + 1):
+        name = f"one-{number}"
+        vips = (f"10.98.{number >> 8}.{number & 255}", f"fd00:10:98::{number:x}")
+        yield objects.service(name, vips)
+        yield objects.endpoint_slice(name, services.pods_of(lab, 4)[:1], suffix="4")
+        yield objects.endpoint_slice(name, services.pods_of(lab, 6)[:1], suffix="6")
+
+
+@contextlib.contextmanager
+def datagrams(lab):
+    """Have clients of all kinds send without pause; at the end none of what they sent may be lost."""
+    askers = [Datagrams(host, vip) for host in (lab.client, lab.a, lab.node) for vip in VIPS]
+    yield askers
+    for asker in askers:
+        asker.end()
+    assert [[]] * len(askers) == [asker.failures for asker in askers]
+
+
+VIPS = tuple(services.VIPS.values())
+
+
+@pytest.mark.timeout(900)
+def test_the_vip_that_is_too_many_moves_the_others_under_a_running_agent_and_no_datagram_is_lost(node, lab):
+    """All of a thousand, in many slices."""
+    many = [*services.web(lab), *crowd(lab, MOST_ADDRESSES // 2 - 1)]
+    node.put(*many)
+    node.agent.start()
+    for vip in VIPS:
+        node.wait_for_answer(lab.client, talk.UDP, vip, 80)
+    node.wait_for(lambda: len(node.vip_addresses()) == MOST_ADDRESSES)
+    with datagrams(lab) as askers:
+        node.wait_for(lambda: all(asker.answered > 20 for asker in askers))
+        before = [asker.answered for asker in askers]
+        node.put(*many, *list(crowd(lab, MOST_ADDRESSES // 2))[-3:])
+
+        node.wait_for(lambda: len(node.vip_routes()) == MOST_ADDRESSES + 2)
+        node.wait_for(lambda: node.vip_addresses() == set())
+        node.wait_for(lambda: all(a.answered > at + 50 for a, at in zip(askers, before, strict=True)))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [pytest.param(ADDRESSES, ROUTES, id="to routes"), pytest.param(ROUTES, ADDRESSES, id="to addresses")],
+)
+def test_a_move_loses_no_datagram(node, lab, before, after):
+    """By a restart, with so many VIPs that they move in several slices."""
+    node.put(*services.web(lab), *crowd(lab, 100))
+    count = 2 * 101
+    found, lost = (node.vip_routes, node.vip_addresses)[:: 1 if after is ROUTES else -1]
+    node.agent = node.another_agent(*before)
+    node.agent.start()
+    for vip in VIPS:
+        node.wait_for_answer(lab.client, talk.UDP, vip, 80)
+    node.wait_for(lambda: len(lost()) == count)
+    with datagrams(lab) as askers:
+        node.wait_for(lambda: all(asker.answered > 20 for asker in askers))
+        node.agent.end()
+
+        node.agent = node.another_agent(*after)
+        node.agent.start()
+
+        node.wait_for(lambda: len(found()) == count and not lost())
+
+
 def test_addresses_that_kube_proxy_left_on_a_link_that_is_down_become_routes(node, lab):
     node.run("ip", "link", "add", "kube-ipvs0", "type", "dummy")
     for address, prefix in ((services.VIPS[4], 32), (services.VIPS[6], 128)):
         node.run("ip", "addr", "add", f"{address}/{prefix}", "dev", "kube-ipvs0")
     node.put(*services.web(lab))
-    node.agent = node.another_agent(*ROUTES)
+    node.agent = node.another_agent(*ADDRESSES)
     node.agent.start()
+    for vip in VIPS:
+        node.wait_for_answer(lab.client, talk.UDP, vip, 80)
+    with datagrams(lab) as askers:
+        node.wait_for(lambda: all(asker.answered > 20 for asker in askers))
+        node.agent.end()
+        assert "DOWN" in node.run("ip", "link", "show", "dev", "kube-ipvs0")
+        node.agent = node.another_agent(*ROUTES)
+        node.agent.start()
 
-    for address in services.VIPS.values():
-        node.wait_for_answer(lab.client, talk.TCP, address, 80)
-    node.wait_for(lambda: node.vip_addresses() == set())
-
-    for address in services.VIPS.values():
-        assert node.ask(lab.client, talk.TCP, address, 80)
+        node.wait_for(lambda: node.vip_addresses() == set())
+        before = [asker.answered for asker in askers]
+        node.wait_for(lambda: all(a.answered > at + 50 for a, at in zip(askers, before, strict=True)))
     node.agent.end()
     node.agent.command("cleanup")
     node.run("ip", "link", "del", "kube-ipvs0")
