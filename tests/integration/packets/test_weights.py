@@ -43,9 +43,9 @@ CHANGING = Stock(101)
 """A Service that a test of its own puts there."""
 
 
-def asking(lab, stock, pods, scheduler, weights):
+def asking(lab, stock, pods, scheduler, weights, **annotations):
     """A Service with weights over pods, as objects."""
-    return crowd.asking(stock, pods, {SCHEDULER: scheduler, WEIGHTS: weights}, WHERE)
+    return crowd.asking(stock, pods, {SCHEDULER: scheduler, WEIGHTS: weights, **annotations}, WHERE)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def node(lab, tmp_path_factory):
 def changing(node, lab):
     """Put a Service that changes; it goes at the end."""
 
-    def put(family, scheduler, weights, pods=lab.pods):
-        node.put(*asking(lab, CHANGING, pods, scheduler, weights), file="changing.json")
+    def put(family, scheduler, weights, pods=lab.pods, **annotations):
+        node.put(*asking(lab, CHANGING, pods, scheduler, weights, **annotations), file="changing.json")
         return Crowd(lab, CHANGING, family)
 
     yield put
@@ -182,4 +182,39 @@ def test_a_new_weight_counts_from_the_next_connection_on(node, lab, family, chan
         changing(family, "wrr", "local=0")
         node.wait_for(weighs(0, 1, 1))
         assert {"b": 10, "c": 10} == Counter(clients.come(20))
+        assert all(one.lives() for one in clients.open)
+
+
+@families
+def test_under_mh_one_of_weight_0_goes_when_its_connections_have_ended(node, lab, family, changing):
+    def behind():
+        return crowd.weights(node).get(CHANGING.cluster_ip(family))
+
+    with changing(family, "mh", "local=2,zone=2,other=1") as clients:
+        node.wait_for(lambda: behind() == {"a": 2, "b": 2, "c": 1})
+        went = clients.come_from(range(1, 41))
+        assert "a" in went.values()
+        changing(family, "mh", "local=0,zone=2,other=1")
+        node.wait_for(lambda: behind() == {"a": 0, "b": 2, "c": 1})
+        assert "a" not in clients.pass_by(range(101, 141)).values()
+        assert all(one.lives() for one in clients.open)
+        clients.leave("a")
+        node.wait_for(lambda: behind() == {"b": 2, "c": 1})
+
+
+@families
+def test_under_sh_nobody_is_left_without_a_place_because_of_one_that_drains(node, lab, family, changing):
+    """Pod a has one place, the last one of the table."""
+
+    def behind():
+        return crowd.weights(node).get(CHANGING.cluster_ip(family))
+
+    spread = {"ipvs-agent.io/scheduler-flags": "sh-port,sh-fallback"}
+    with changing(family, "sh", "other=1", **spread) as clients:
+        node.wait_for(lambda: behind() == {"a": 1, "b": 1, "c": 1})
+        assert "b" in clients.come(40)
+        changing(family, "sh", "local=1,other=65535", pods=[lab.a, lab.c], **spread)
+        node.wait_for(lambda: behind() == {"a": 1, "b": 0, "c": 255})
+        address = CHANGING.cluster_ip(family)
+        node.wait_for(lambda: "a" in {node.ask(lab.client, talk.TCP, address, 80).name for _ in range(200)})
         assert all(one.lives() for one in clients.open)
