@@ -15,16 +15,13 @@ from collections.abc import Callable
 import msgspec
 
 from ipvs_agent.addresses import Address
-from ipvs_agent.desired.compile import NodeView, compile_service
+from ipvs_agent.desired.compile import NodeView
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import (
     ObjectName,
-    Service,
-    ServicePlan,
     VirtualServerKey,
 )
-from ipvs_agent.reconcile import audit
 from ipvs_agent.reconcile.audits import Audits
 from ipvs_agent.reconcile.claims import Key
 from ipvs_agent.reconcile.crowds import Crowds
@@ -45,8 +42,10 @@ from ipvs_agent.reconcile.messages import (
     Stop,
     VipsRead,
 )
+from ipvs_agent.reconcile.node_reads import NodeReads
 from ipvs_agent.reconcile.older_flows import OlderFlows
 from ipvs_agent.reconcile.outlets import Outlets
+from ipvs_agent.reconcile.planner import Planner
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.settings import Settings, differing, is_touched, needs_now, node_view, with_left
 from ipvs_agent.reconcile.spacing import Spacing
@@ -72,7 +71,7 @@ from ipvs_agent.reconcile.timers import (
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.worker import Worker
 from ipvs_agent.sources.changes import Change, Kind, Listed, Remark, Trouble
-from ipvs_agent.sources.store import FIRST, Store
+from ipvs_agent.sources.store import Store
 
 _SETTLED = 10_000
 """So many objects more have the garbage collector look for garbage, once the agent serves."""
@@ -107,12 +106,14 @@ class Reconciler:
         self._timers = Timers()
         self._spacing = Spacing(settings.min_sync_period, self._timers, clock)
         self._report = Report(self._timers, clock)
-        self._unserved = Unserved(outlets, self._report, self._service)
+        self._unserved = Unserved(outlets, self._report, self._store.service_nearby)
         self._keeper = Keeper(kernel, self._timers, self._report, self._unserved, clock, settings)
         self._marks = Marks(self._keeper.achieved.goes_by, self._keeper.claims.owner)
-        self._crowds = Crowds(self._timers, clock)
         self._board = outlets.health
         self._health = Health(outlets.health, settings.sync_period, clock)
+        crowds = Crowds(self._timers, clock)
+        self._planner = Planner(self._store, self._keeper, self._marks, crowds, self._unserved, self._health)
+        self._node_reads = NodeReads(background, worker, self.tell)
         self._older_flows = OlderFlows(self._keeper, background, worker, self.tell)
         self._audits = Audits(
             background, worker, self.tell, self._keeper, self._timers, clock, sync_period=settings.sync_period
@@ -234,9 +235,9 @@ class Reconciler:
         elif isinstance(message, AuditFailed):
             self._on_audit_failed(message.error)
         elif isinstance(message, AddressesChanged):
-            self._worker.submit(self._read_addresses)
+            self._node_reads.read_addresses()
         elif isinstance(message, LinkLost):
-            self._worker.submit(self._mend_link)
+            self._node_reads.mend_link()
         elif isinstance(message, VipsRead):
             self._on_vips_read(message)
         elif isinstance(message, AddressesRead):
@@ -281,7 +282,7 @@ class Reconciler:
         elif isinstance(task, FlowsDue):
             self._older_flows.forget()
         elif isinstance(task, AddressesDue):
-            self._worker.submit(self._read_addresses)
+            self._node_reads.read_addresses()
         elif isinstance(task, SliceDue):
             self._audits.go_on_after_rest()
         elif isinstance(task, AuditDue):
@@ -324,12 +325,12 @@ class Reconciler:
         # address of an older one that comes later in the list.
         names = self._take_turns(is_first=is_first)
         if is_first:
-            names.sort(key=self._age)
+            names.sort(key=self._store.precedence)
         changed: list[dict[Key, None]] = []
         for name in names:
             if self._is_stopping:
                 return
-            changed.append(self._keeper.claims.replace(name, self._plan(name)))
+            changed.append(self._keeper.claims.replace(name, self._planner.plan(name, self._view)))
         if is_first:
             self._stages.end("compile")
         self._keeper.choose_vip_form()
@@ -362,43 +363,6 @@ class Reconciler:
         self._report.serving(
             len(self._store.services), len(achieved.virtual_servers), keeper.claims.vips, self._stages.seconds
         )
-
-    def _plan(self, name: ObjectName) -> ServicePlan | None:
-        service = self._store.services.get(name)
-        slices = self._store.slices(name)
-        if service is None or self._view is None:
-            # The slices of a Service that goes follow it within a moment, and are not worth a word.
-            orphans = () if self._keeper.claims.has_plan(name) else slices
-            self._unserved.orphaned(name, orphans)
-            self._marks.release(name)
-            self._crowds.forget(name)
-            self._health.publish(name, None)
-            return None
-        marks, crowds = self._marks.of(service, self._view), self._crowds.of(name)
-        plan = compile_service(service, slices, self._view, marks, crowds)
-        self._crowds.note(name, plan.counts)
-        self._unserved.planned(name, plan.skipped)
-        self._health.publish(name, plan.health)
-        return plan
-
-    def _service(self, name: ObjectName) -> tuple[Service, bool] | None:
-        """Return a Service, and whether it has an endpoint on this node."""
-        service = self._store.services.get(name)
-        if service is None:
-            return None
-        behind = (
-            endpoint
-            for one in self._store.slices(name)
-            for endpoints in one.endpoints.values()
-            for endpoint in endpoints
-        )
-        return service, any(endpoint.node == self._settings.node_name for endpoint in behind)
-
-    def _age(self, name: ObjectName) -> tuple[int, str, ObjectName]:
-        """Return what puts older Services before younger ones, and first those that others need."""
-        service = self._store.services.get(name)
-        rank = FIRST.index(name) if name in FIRST else len(FIRST)
-        return (rank, service.created if service is not None else "", name)
 
     def _refresh_view(self) -> None:
         """Look at the node anew; where it differs, what depends on it is compiled again."""
@@ -435,23 +399,6 @@ class Reconciler:
 
     def _has_moved_api_servers(self) -> bool:
         return self._view is not None and self._view.api_servers != self._store.api_servers
-
-    def _read_addresses(self) -> None:
-        """Runs in the worker."""
-        try:
-            addresses = audit.read_node_addresses(self._background)
-        except KernelError as error:
-            self.tell(AddressesFailed(error))
-        else:
-            self.tell(AddressesRead(addresses))
-
-    def _mend_link(self) -> None:
-        """Runs in the worker."""
-        try:
-            self._background.vips.ensure_link()
-            self.tell(VipsRead(audit.read_vips(self._background)))
-        except KernelError:
-            self.tell(VipsRead(None))
 
     def _on_vips_read(self, message: VipsRead) -> None:
         if message.vips is None:

@@ -44,6 +44,25 @@ class Store:
         """Return the slices of a Service."""
         return self._slices_of.get(service, {}).values()
 
+    def service_nearby(self, name: ObjectName) -> tuple[Service, bool] | None:
+        """Return a Service, and whether it has an endpoint on this node."""
+        service = self._services.get(name)
+        if service is None:
+            return None
+        behind = (
+            endpoint
+            for one in self.slices(name)
+            for endpoints in one.endpoints.values()
+            for endpoint in endpoints
+        )
+        return service, any(endpoint.node == self._node_name for endpoint in behind)
+
+    def precedence(self, name: ObjectName) -> tuple[int, str, ObjectName]:
+        """Return what puts older Services before younger ones, and first those that others need."""
+        service = self._services.get(name)
+        rank = FIRST.index(name) if name in FIRST else len(FIRST)
+        return (rank, service.created if service is not None else "", name)
+
     def apply(self, change: Put | Removed | Rejected | Listed) -> None:
         """Take in one change; what is as it was touches nothing."""
         if isinstance(change, Put):

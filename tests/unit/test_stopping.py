@@ -38,7 +38,7 @@ class TestALargeStart:
                 bench.reconciler.stop()
             return compile_service(a_service, *arguments)
 
-        monkeypatch.setattr("ipvs_agent.reconcile.reconciler.compile_service", compiling)
+        monkeypatch.setattr("ipvs_agent.reconcile.planner.compile_service", compiling)
         bench.put(*MANY).list_all()
 
         assert (10, {}) == (len(compiled), bench.tables())
