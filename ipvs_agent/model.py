@@ -106,6 +106,8 @@ class Service(msgspec.Struct, frozen=True):
     """Who may reach the load balancer's addresses; none: everyone."""
     health_check_node_port: int = 0
     """Where load balancers ask whether this node has endpoints of its own; 0: nowhere."""
+    is_dns: bool = False
+    """Whether it says that it is the DNS of the cluster, whatever its name."""
     annotations: Mapping[str, str] = {}
     skipped: tuple[Skipped, ...] = ()
 

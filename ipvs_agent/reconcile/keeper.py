@@ -37,7 +37,6 @@ from ipvs_agent.reconcile.timers import AuditDue, Retry, SuspectsDue, Timers
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.vip_forms import VipForms
 from ipvs_agent.schedulers import SAFE
-from ipvs_agent.sources.store import FIRST
 
 _FIRST_RETRY = 0.1
 _SLOWEST_RETRY = 30.0
@@ -54,6 +53,8 @@ class Keeper:
         unserved: Unserved,
         clock: Callable[[], float],
         settings: Settings,
+        *,
+        rank: Callable[[ObjectName], int],
     ) -> None:
         self.claims = Claims()
         self.achieved = Achieved()
@@ -69,6 +70,7 @@ class Keeper:
         self._report = report
         self._unserved = unserved
         self._clock = clock
+        self._service_rank = rank
         self._random = random.Random(settings.node_name)  # noqa: S311 - spreads retries, guards nothing
         self._failing: dict[Key, tuple[int, float]] = {}
         """Attempts, and when the next one is due."""
@@ -379,7 +381,7 @@ class Keeper:
     def _rank(self, key: VirtualServerKey) -> int:
         """Return what puts virtual servers first that others need."""
         owner = self.claims.owner(key)
-        return FIRST.index(owner.name) if owner is not None and owner.name in FIRST else len(FIRST)
+        return self._service_rank(owner.name if owner is not None else ObjectName("", ""))
 
     def repair_real_servers(self, table: TableSlice, *, is_outline: bool) -> list[VirtualServerKey]:
         """Make good what others changed behind some virtual servers; return those that need a closer look.

@@ -107,7 +107,9 @@ class Reconciler:
         self._spacing = Spacing(settings.min_sync_period, self._timers, clock)
         self._report = Report(self._timers, clock)
         self._unserved = Unserved(outlets, self._report, self._store.service_nearby)
-        self._keeper = Keeper(kernel, self._timers, self._report, self._unserved, clock, settings)
+        self._keeper = Keeper(
+            kernel, self._timers, self._report, self._unserved, clock, settings, rank=self._store.rank
+        )
         self._marks = Marks(self._keeper.achieved.goes_by, self._keeper.claims.owner)
         self._board = outlets.health
         self._health = Health(outlets.health, settings.sync_period, clock)

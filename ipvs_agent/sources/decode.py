@@ -21,7 +21,7 @@ def decode(kind: Kind, data: bytes | msgspec.Raw) -> Put | Removed | Rejected:
         if kind is Kind.ENDPOINT_SLICE:
             return slices.from_wire(_ENDPOINT_SLICES.decode(data))
         if kind is Kind.SERVICE:
-            return services.from_wire(_SERVICES.decode(data))
+            return _service(_SERVICES.decode(data))
         return nodes.from_wire(_NODES.decode(data))
     except UnusableError as error:
         field, reason = error.field, error.reason
@@ -31,6 +31,16 @@ def decode(kind: Kind, data: bytes | msgspec.Raw) -> Put | Removed | Rejected:
     return Rejected(kind, name, Skipped(subject, field, reason))
 
 
+def _service(said: wire.Service) -> Put | Removed:
+    change = services.from_wire(said)
+    labels = (said.metadata and said.metadata.labels) or {}
+    if labels.get(_DNS_LABEL) != _DNS or not isinstance(change, Put):
+        return change
+    return msgspec.structs.replace(change, object=msgspec.structs.replace(change.object, is_dns=True))
+
+
+_DNS_LABEL, _DNS = "k8s-app", "kube-dns"
+"""What the DNS of a cluster is labelled with, be it kube-dns or CoreDNS, and whoever installed it."""
 _SERVICES = msgspec.json.Decoder(wire.Service)
 _ENDPOINT_SLICES = msgspec.json.Decoder(wire.EndpointSlice)
 _NODES = msgspec.json.Decoder(wire.Node)

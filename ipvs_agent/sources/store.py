@@ -11,7 +11,12 @@ from ipvs_agent.sources.changes import Kind, Listed, Put, Rejected, Removed
 API_SERVER = ObjectName("default", "kubernetes")
 """The Service through which pods reach the API server."""
 FIRST = (API_SERVER, ObjectName("kube-system", "kube-dns"))
-"""What comes before all else, for nearly all else needs it: the API server, and the names of the cluster."""
+"""What comes before all else, for nearly all else needs it: the API server, and the names of the cluster.
+
+What is labelled as the DNS of the cluster comes behind them.
+"""
+_MOST_DNS = 16
+"""So many by label, at most: a label can be put on anything."""
 
 
 class Store:
@@ -25,6 +30,8 @@ class Store:
         self.dirty: dict[ObjectName, None] = {}
         """Services touched since the last `take_dirty`, in the order in which they were."""
         self._services: dict[ObjectName, Service] = {}
+        self._dns: dict[ObjectName, None] = {}
+        """Services that are labelled as the DNS of the cluster."""
         self._slices: dict[ObjectName, EndpointSlice] = {}
         self._slices_of: dict[ObjectName, dict[ObjectName, EndpointSlice]] = {}
         self.api_servers: frozenset[RealServerKey] = frozenset()
@@ -60,8 +67,7 @@ class Store:
     def precedence(self, name: ObjectName) -> tuple[int, str, ObjectName]:
         """Return what puts older Services before younger ones, and first those that others need."""
         service = self._services.get(name)
-        rank = FIRST.index(name) if name in FIRST else len(FIRST)
-        return (rank, service.created if service is not None else "", name)
+        return (self.rank(name), service.created if service is not None else "", name)
 
     def apply(self, change: Put | Removed | Rejected | Listed) -> None:
         """Take in one change; what is as it was touches nothing."""
@@ -73,12 +79,18 @@ class Store:
             self._remove(change.kind, change.name)
 
     def take_dirty(self, limit: int) -> list[ObjectName]:
-        """Return and forget so many dirty Services: those of FIRST, then those touched first."""
-        first = [name for name in FIRST if name in self.dirty]
+        """Return and forget so many dirty Services: what others need, then those touched first."""
+        first = [name for name in dict.fromkeys((*FIRST, *self._dns)) if name in self.dirty]
         taken = [*first, *(name for name in itertools.islice(self.dirty, limit) if name not in first)]
         for name in taken:
             del self.dirty[name]
         return taken
+
+    def rank(self, name: ObjectName) -> int:
+        """Return what puts Services first that others need."""
+        if name in FIRST:
+            return FIRST.index(name)
+        return len(FIRST) + (name not in self._dns)
 
     def _put(self, change: Put) -> None:
         new = change.object
@@ -86,6 +98,10 @@ class Store:
             if self._services.get(new.name) != new:
                 self._services[new.name] = new
                 self.dirty[new.name] = None
+                if new.is_dns and len(self._dns) < _MOST_DNS:
+                    self._dns[new.name] = None
+                elif not new.is_dns:
+                    self._dns.pop(new.name, None)
         elif isinstance(new, EndpointSlice):
             self._put_slice(new)
         elif new.name == self._node_name:
@@ -115,6 +131,7 @@ class Store:
         if kind is Kind.SERVICE:
             if self._services.pop(name, None) is not None:
                 self.dirty[name] = None
+                self._dns.pop(name, None)
         elif kind is Kind.ENDPOINT_SLICE:
             old = self._slices.pop(name, None)
             if old is not None:

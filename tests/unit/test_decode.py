@@ -132,6 +132,28 @@ class TestService:
         assert Removed(Kind.SERVICE, WEB) == decoded(Kind.SERVICE, service(**spec))
 
     @pytest.mark.parametrize(
+        ("labels", "expected"),
+        [
+            pytest.param({"k8s-app": "kube-dns"}, True, id="the label"),
+            pytest.param({"k8s-app": "other"}, False, id="another value"),
+            pytest.param({"k8s-app": None}, False, id="null"),
+            pytest.param(None, False, id="no labels"),
+        ],
+    )
+    def test_is_the_dns_of_the_cluster_whatever_its_name(self, labels, expected):
+        document = service()
+        document["metadata"]["labels"] = labels
+
+        assert expected == decoded(Kind.SERVICE, document).object.is_dns
+
+    @pytest.mark.parametrize("spec", [{"type": "ExternalName"}, {"clusterIP": "None"}])
+    def test_the_label_on_what_is_not_served_changes_nothing(self, spec):
+        document = service(**spec)
+        document["metadata"]["labels"] = {"k8s-app": "kube-dns"}
+
+        assert Removed(Kind.SERVICE, WEB) == decoded(Kind.SERVICE, document)
+
+    @pytest.mark.parametrize(
         "label", ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"]
     )
     @pytest.mark.parametrize("value", ["other", ""])

@@ -94,6 +94,36 @@ def test_the_api_servers_own_service_comes_first_and_then_the_dns():
     assert [name("a/c")] == store.take_dirty(2)
 
 
+def test_what_is_labelled_as_the_dns_comes_before_all_but_those_until_it_is_not_or_goes():
+    store = Store("node-a")
+    dns = service("other/dns-default", is_dns=True)
+    for one in (service("a/a"), dns, service("kube-system/kube-dns")):
+        put(store, one)
+    assert [name("kube-system/kube-dns"), dns.name, name("a/a")] == store.take_dirty(3)
+    assert [0, 1, 2, 3] == [
+        store.rank(name(text))
+        for text in ("default/kubernetes", "kube-system/kube-dns", "other/dns-default", "a/a")
+    ]
+
+    put(store, service("a/b"))
+    put(store, service("other/dns-default"))
+    assert [name("a/b"), dns.name] == store.take_dirty(2)
+
+    put(store, dns)
+    store.apply(Removed(Kind.SERVICE, dns.name))
+    assert 3 == store.rank(dns.name)
+
+
+def test_a_label_that_all_have_puts_few_first():
+    store = Store("node-a")
+    many = [service(f"a/{number}", is_dns=True) for number in range(100)]
+    put(store, service("b/other"))
+    for one in many:
+        put(store, one)
+
+    assert [one.name for one in many[:16]] == store.take_dirty(5)[:16]
+
+
 def test_the_node_is_kept_until_it_goes():
     store = Store("node-a")
     put(store, Node("node-a", zone="z1"))
