@@ -35,6 +35,8 @@ class FakeIpSets:
     def __init__(self) -> None:
         self.referrers: dict[str, frozenset[str]] = {}
         """Names of sets that rules refer to, by who holds the rules."""
+        self.listed: set[str] = set()
+        """Names of sets that somebody is listing: those are neither destroyed nor swapped."""
         self.batches: list[list[SetOperation]] = []
         """What apply was called with."""
         self._sets: dict[str, IpSet | None] = {}
@@ -63,6 +65,7 @@ class FakeIpSets:
     def destroy(self, name: str) -> None:
         """Remove a set; NotFound where there is none, Busy where a rule refers to it."""
         self._must_exist("destroy", name)
+        self._must_not_be_listed("destroy", name)
         if any(name in names for names in self.referrers.values()):
             raise Busy(f"ipset destroy {name}: the set is in use", _BUSY)
         del self._sets[name]
@@ -81,6 +84,7 @@ class FakeIpSets:
         first, second = self._ours("swap", one), self._ours("swap", other)
         if (first.type, first.family) != (second.type, second.family):
             raise InvalidRequest(f"ipset swap {one} {other}: the sets differ in type", _TYPES_DIFFER)
+        self._must_not_be_listed("swap", one, other)
         self._sets[one] = msgspec.structs.replace(second, name=one)
         self._sets[other] = msgspec.structs.replace(first, name=other)
         self._members[one], self._members[other] = self._members[other], self._members[one]
@@ -127,6 +131,10 @@ class FakeIpSets:
     def _must_exist(self, verb: str, name: str, number: int = errno.ENOENT) -> None:
         if name not in self._sets:
             raise NotFound(f"ipset {verb} {name}: there is no such set", number)
+
+    def _must_not_be_listed(self, verb: str, *names: str) -> None:
+        if not self.listed.isdisjoint(names):
+            raise Busy(f"ipset {verb} {' '.join(names)}: somebody is listing the set", errno.EBUSY)
 
     def _ours(self, verb: str, name: str) -> IpSet:
         ip_set = self._sets[name]

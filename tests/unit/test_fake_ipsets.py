@@ -22,6 +22,22 @@ class TestFakeIpSets(IpSetsContract):
         with pytest.raises(errors.Busy):
             ipsets.destroy("PORTS")
 
+    def test_a_set_that_somebody_is_listing_is_busy_until_he_has_done(self, ipsets):
+        ipsets.create(PORTS)
+        ipsets.create(IpSet("NEXT", SetType.HASH_IP_PORT, Family.IPV4))
+        ipsets.listed = {"PORTS"}
+        for ask in (
+            lambda: ipsets.destroy("PORTS"),
+            lambda: ipsets.swap("PORTS", "NEXT"),
+            lambda: ipsets.swap("NEXT", "PORTS"),
+        ):
+            with pytest.raises(errors.Busy):
+                ask()
+
+        ipsets.listed = set()
+        ipsets.swap("PORTS", "NEXT")
+        ipsets.destroy("PORTS")
+
     def test_a_foreign_set_is_listed_without_a_type(self, ipsets):
         ipsets.add_foreign("theirs")
 

@@ -233,3 +233,18 @@ class TestSetsThatGrow:
         bench.pass_time(60)
 
         assert 9 == len(bench.kernel.ipsets.members(self.HAIRPIN))
+
+    def test_one_that_somebody_lists_grows_when_he_has_done(self, caplog):
+        """As the worker does in an audit, and anybody with `ipset list`."""
+        bench = self.bench()
+        bench.kernel.ipsets.listed = {self.HAIRPIN}
+        bench.put(self.crowd())
+        assert "somebody is listing the set" in caplog.text
+        assert 9 == len(bench.tables()["-t 10.96.0.80:80"])
+        assert 4 == len(bench.kernel.ipsets.members(self.HAIRPIN))
+        bench.kernel.ipsets.listed = set()
+        bench.pass_time(1)
+
+        assert 16 == bench.kernel.ipsets.sets()[self.HAIRPIN].capacity
+        assert 9 == len(bench.kernel.ipsets.members(self.HAIRPIN))
+        assert [] == [name for name in bench.kernel.ipsets.sets() if name.endswith("-NEW")]
