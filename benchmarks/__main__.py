@@ -68,7 +68,8 @@ def main() -> int:
     names = options.names or every
     if unknown := [name for name in names if name not in every]:
         parser.error(f"no benchmark {', '.join(unknown)}: there are {', '.join(every)}")
-    print(f"{table.machine()}\n")
+    print(table.machine())
+    print(", ".join(f"{name} {version}" for name, version in table.versions().items()), end="\n\n")
     is_reached = [_chosen(name, options.size, full=options.full)() for name in names]
     summary.show(results.RUN)
     return 0 if all(is_reached) else 1

@@ -39,6 +39,7 @@ def keep(benchmark: str, rows: Sequence[Row]) -> None:
         "benchmark": benchmark,
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": table.machine(),
+        "versions": table.versions(),
         "load": os.getloadavg()[0],
         "rows": rows,
     }

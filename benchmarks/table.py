@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
-from collections.abc import Sequence
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ipvs_agent import __version__
+from tests.kube import build
+from tools.lab.agent import ROOT
+
+_TOOLS = {
+    "ipvsadm": ("ipvsadm", "--version"),
+    "ipset": ("ipset", "--version"),
+    "iproute2": ("ip", "-V"),
+}
 
 
 def machine() -> str:
@@ -19,6 +30,35 @@ def machine() -> str:
         f"ipvs-agent {__version__}, Python {platform.python_version()}, Linux {platform.release()} ({where})"
         f", {os.cpu_count()} CPU: {models[0] if models else platform.machine()}"
     )
+
+
+@functools.cache
+def versions() -> Mapping[str, str]:
+    """Return the commit that is measured, and the versions of what stands beside it, where it is there."""
+    tools = {name: _version(_said(*command)) for name, command in _TOOLS.items()}
+    commit = _said("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12").strip()
+    found = {"commit": commit, "kube-proxy": build.VERSION, **tools}
+    return {name: version for name, version in found.items() if version}
+
+
+def _said(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=False,
+            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},  # it only looks
+        )
+    except FileNotFoundError:
+        return ""
+    return done.stdout
+
+
+def _version(said: str) -> str:
+    """Return the first word that has a number, as programs say their version in many ways."""
+    return next((word.strip(",") for word in said.split() if re.search(r"\d", word)), "")
 
 
 def cell(figure: float | None) -> str:

@@ -30,11 +30,13 @@ from benchmarks import (
     stamped,
     start,
     summary,
+    table,
 )
 from benchmarks.sizes import Size
 from ipvs_agent.kernel.netlink import NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.timers import Timers
+from tests.kube import build
 
 
 class TestSizes:
@@ -124,12 +126,12 @@ class TestResults:
 
     def test_each_table_is_a_line_with_where_it_was_measured(self):
         rows = [[{"size": 10, "seconds": 0.25}], [{"size": 100, "seconds": None}]]
-        for table in rows:
-            results.keep("start", table)
+        for one in rows:
+            results.keep("start", one)
 
         kept = list(results.read(results.FILE))
         assert rows == [one["rows"] for one in kept]
-        assert {"benchmark", "at", "machine", "load", "rows"} == set(kept[0])
+        assert {"benchmark", "at", "machine", "versions", "load", "rows"} == set(kept[0])
 
     def test_a_run_has_all_of_its_tables(self):
         results.keep("kube-proxy", [{"size": 10}])
@@ -142,6 +144,26 @@ class TestResults:
 
         (line,) = (folder / "results.jsonl").read_text().splitlines()
         assert "start" == json.loads(line)["benchmark"]
+
+
+class TestVersions:
+    @pytest.mark.parametrize(
+        ("said", "version"),
+        [
+            ("ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v1.2.1)\n", "v1.31"),
+            ("ipset v7.17, protocol version: 7\n", "v7.17"),
+            ("ip utility, iproute2-6.1.0, libbpf 1.1.0\n", "iproute2-6.1.0"),
+            ("", ""),
+        ],
+    )
+    def test_programs_say_theirs_in_many_ways(self, said, version):
+        assert version == table._version(said)
+
+    def test_a_program_that_is_not_there_says_nothing(self):
+        assert "" == table._said("no-such-program-anywhere")
+
+    def test_kube_proxy_is_the_one_that_is_built_here(self):
+        assert build.VERSION == table.versions()["kube-proxy"]
 
 
 class TestLatencies:
