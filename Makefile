@@ -20,7 +20,7 @@ MEASURE = IPVS_AGENT_TERMINAL=$$(test -t 2 && echo yes) $(PYTHON) -m tests.kube 
 	--timeout $(BENCH_TIMEOUT) --memory 4G --env CI --env IPVS_AGENT_TERMINAL --
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit integration kube conformance nightly launcher lint bench bench-full machine clean
+.PHONY: help demo test unit integration kube conformance nightly launcher lint bench bench-full plots machine clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -71,6 +71,10 @@ bench: machine ## measure beside the real kube-proxy, in a machine of its own (m
 bench-full: ## measure at the largest sizes, and many agents on one API server (hours)
 	$(MAKE) bench ARGS=--full BENCH_TIMEOUT=43200
 	$(PYTHON) -m benchmarks.scale
+
+plots: .venv/stamp ## draw what was measured; ARGS='FILE --to FOLDER' for other figures than those of the docs
+	.venv/bin/pip install --quiet -e '.[bench]'
+	$(PYTHON) -m benchmarks.plots $(ARGS)
 
 clean: ## remove what the targets made
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -16,6 +16,12 @@ class Size(NamedTuple):
         return f"{self.services:,} of {self.endpoints:,}"
 
 
+def read(words: str) -> Size:
+    """Read a size as people do."""
+    services, endpoints = words.replace(",", "").split(" of ")
+    return Size(int(services), int(endpoints))
+
+
 SMALL = (Size(10, 10), Size(100, 10), Size(1000, 10))
 LARGE = (Size(10000, 10), Size(40000, 2), Size(5000, 50), Size(1, 5000))
 

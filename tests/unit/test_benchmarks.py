@@ -23,6 +23,7 @@ from benchmarks import (
     idle,
     in_hand,
     kube_proxy,
+    plots,
     progress,
     results,
     scale,
@@ -50,6 +51,7 @@ class TestSizes:
 
     def test_people_read_it_with_commas(self):
         assert "40,000 of 2" == str(Size(40000, 2))
+        assert Size(40000, 2) == sizes.read("40,000 of 2")
 
 
 class TestCluster:
@@ -597,3 +599,60 @@ class TestTables:
         tables = contenders.Tables(services, lambda service: True)
 
         assert (True, services) == (tables.are_complete(), tables.complete)
+
+
+class TestPoints:
+    LINE = plots.Line("agent", "start", "seconds")
+
+    def points(self, *tables, line=LINE):
+        return plots.points(line, [{"benchmark": name, "rows": rows} for name, rows in tables])
+
+    def test_they_are_in_order_of_the_endpoints(self):
+        rows = [{"services": "1,000 of 10", "seconds": 3.0}, {"services": "10 of 10", "seconds": 1.0}]
+
+        assert [plots.Point(100, 1.0), plots.Point(10_000, 3.0)] == self.points(("start", rows))
+
+    def test_every_size_is_there_and_those_of_other_endpoints_stand_apart(self):
+        rows = [{"services": str(size), "seconds": 1.0} for size in (*sizes.SMALL, *sizes.LARGE)]
+
+        found = self.points(("start", rows))
+
+        assert len(rows) == len(found)
+        assert {"40,000 of 2", "5,000 of 50", "1 of 5,000"} == {one.apart for one in found} - {""}
+
+    def test_of_each_size_the_newest_figure_counts_if_there_is_one(self):
+        old = [{"services": "10 of 10", "seconds": 1.0}, {"services": "100 of 10", "seconds": 2.0}]
+        new = [{"services": "10 of 10", "seconds": 4.0}, {"services": "100 of 10", "seconds": None}]
+
+        found = self.points(("start", old), ("start", new), ("status", old))
+
+        assert [plots.Point(100, 4.0), plots.Point(1_000, 2.0)] == found
+
+    def test_rows_from_before_a_figure_was_taken_have_none(self):
+        assert [] == self.points(("start", [{"services": "10 of 10"}]))
+
+    def test_others_are_passed_over_and_units_made_equal(self):
+        line = plots.Line("99th", "kube-proxy", "ms", {"who": "ipvs-agent"}, 0.001)
+        rows = [{"services": "10 of 10", "who": who, "ms": 500} for who in ("kube-proxy", "ipvs-agent")]
+
+        assert [plots.Point(100, 0.5)] == self.points(("kube-proxy", rows), line=line)
+
+    def test_vips_are_counted_by_themselves(self):
+        line = plots.Line("routes", "vips IPV4", "add_ms", {"form": "route"})
+
+        assert [plots.Point(500, 7.0)] == self.points(
+            ("vips IPV4", [{"form": "route", "vips": 500, "add_ms": 7.0}]), line=line
+        )
+
+    def test_every_line_has_a_colour_of_its_own(self):
+        assert len(plots.COLOURS) >= max(len(plot.lines) for plot in plots.PLOTS)
+
+    def test_every_benchmark_of_several_sizes_is_drawn(self):
+        drawn = {line.benchmark.split()[0] for plot in plots.PLOTS for line in plot.lines}
+
+        assert set(command.SIZED) == drawn
+
+    def test_a_cluster_that_stands_apart_is_named_once_and_above_all_lines(self):
+        low, high = plots.Point(7, 1.0, "7 of 1"), plots.Point(7, 2.0, "7 of 1")
+
+        assert [high] == list(plots._names([(self.LINE, [low]), (self.LINE, [high, plots.Point(9, 3.0)])]))
