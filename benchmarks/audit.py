@@ -72,19 +72,18 @@ def _measure(size: Size) -> results.Row:
     settings = msgspec.structs.replace(bench.SETTINGS, sync_period=PERIOD)
     with bench.serving(size, settings) as agent:
         changes = _Changes(agent, size)
-        progress.say(f"an audit of {size}, the first of which comes after {PERIOD:g} s")
-        _wait_for_audit(agent)
+        _wait_for_audit(agent, f"an audit of {size}")
+        progress.say(f"an audit of {size} is under way")
         agent.wait_until(lambda: not _is_under_way(agent))
         begun, ended = agent.audits_begun[-1], agent.audits_ended[-1]
-        progress.say(f"changes between audits of {size}")
         resting = time.monotonic() + PERIOD / 2
-        rest = changes.make(AT_REST, lambda: time.monotonic() < resting)
+        rest = changes.make(AT_REST, lambda: time.monotonic() < resting, f"changes between audits of {size}")
         meanwhile: list[float] = []
         for number in range(AUDITS):
-            progress.say(f"changes during audit {number + 1} of {AUDITS}, of {size}")
             if len(meanwhile) < CHANGES:
-                _wait_for_audit(agent)
-                meanwhile += changes.make(CHANGES - len(meanwhile), lambda: _is_under_way(agent))
+                what = f"changes during audit {number + 1} of {AUDITS}, of {size}"
+                _wait_for_audit(agent, what)
+                meanwhile += changes.make(CHANGES - len(meanwhile), lambda: _is_under_way(agent), what)
         progress.say("")
     seconds, cpu = ended.at - begun.at, ended.cpu - begun.cpu
     return {
@@ -100,10 +99,15 @@ def _measure(size: Size) -> results.Row:
     }
 
 
-def _wait_for_audit(agent: AgentInProcess) -> None:
+def _wait_for_audit(agent: AgentInProcess, what: str) -> None:
     """Wait until the next audit has just begun."""
-    number = len(agent.audits_begun)
-    agent.wait_until(lambda: len(agent.audits_begun) > number)
+    number, begin = len(agent.audits_begun), time.monotonic()
+
+    def has_begun() -> bool:
+        progress.since(begin, f"{what}, which are {PERIOD:g} s apart", PERIOD)
+        return len(agent.audits_begun) > number
+
+    agent.wait_until(has_begun)
 
 
 def _is_under_way(agent: AgentInProcess) -> bool:
@@ -120,10 +124,11 @@ class _Changes:
         self._changed: dict[int, float] = {}
         """When a Service changed last."""
 
-    def make(self, most: int, goes_on: Callable[[], bool]) -> list[float]:
+    def make(self, most: int, goes_on: Callable[[], bool], what: str) -> list[float]:
         """Make so many changes at most, while something goes on; return how many seconds each took."""
         times: list[float] = []
         while len(times) < most and goes_on():
+            progress.share(len(times), most, what)
             number = next(self._numbers)
             service = number % self._size.services
             while time.monotonic() < self._changed.get(service, 0.0) + REST and goes_on():

@@ -80,11 +80,12 @@ class Contender:
 
         Return when that was, by the monotonic clock.
         """
+        begin = time.monotonic()
         tables = Tables(size.services, lambda service: len(self._real_servers(service)) == size.endpoints)
         vips = {_key(service).address for service in range(size.services)}
 
         def are_complete() -> bool:
-            progress.say(f"{self.name}: tables of {tables.complete:,} of {size.services:,} Services")
+            progress.since(begin, f"{self.name} at {size}: complete tables of {tables.known:.0%}")
             return tables.are_complete() and vips <= self._vips.addresses() | self._vips.routes()
 
         complete = self._wait(are_complete, limit, _POLL)
@@ -93,7 +94,15 @@ class Contender:
 
     def wait_for_sync(self, limit: float) -> float:
         """Wait until it says that all of it is done, rules included; TimeoutError. Return when that was."""
-        return self._wait(self._says_synced, limit, _POLL if self.name == AGENT else _POLL_METRICS)
+        begin = time.monotonic()
+
+        def is_synced() -> bool:
+            progress.since(begin, f"{self.name}: the end of the first sync")
+            return self._says_synced()
+
+        synced = self._wait(is_synced, limit, _POLL if self.name == AGENT else _POLL_METRICS)
+        progress.say("")
+        return synced
 
     def wait_for_endpoint(self, service: int, address: Address, limit: float) -> float:
         """Wait until a Service has a real server; TimeoutError. Return when that was."""
@@ -156,6 +165,12 @@ class Tables:
         # The last one, and some that lie far apart: as long as one of them lacks something, the others are
         # not looked at.
         self._sample = list(range(services - 1, -1, -max(1, services // _SAMPLE)))
+        self._looks = len(self._sample)
+
+    @property
+    def known(self) -> float:
+        """Return the part of the looks that have found one complete."""
+        return (self.complete + self._looks - len(self._sample)) / (self._services + self._looks)
 
     def are_complete(self) -> bool:
         """Look at one that was not complete, and at others as long as they are."""

@@ -38,7 +38,6 @@ ipvs: {{syncPeriod: {period}}}
 def main(chosen: Sequence[Size] = SIZES) -> bool:
     """Print the table; return whether the goals were reached at every size."""
     rows = [_measure(size) for size in chosen]
-    progress.say("")
     table.show(
         f"CPU of a minute without changes, seconds, and memory after it (goals: API below {GOAL_IDLE:g},"
         f"\nwith an audit each {WITH_AUDITS} below {GOAL_AUDITS:g}; manifests are looked at now and then)",
@@ -68,8 +67,8 @@ def _measure(size: Size) -> results.Row:
         row["idle"] = _idle_minute(agent, f"{size} from the API")
         row |= {f"api_{name}": mb for name, mb in zip(_MEMORY, bench.memory(agent.pid), strict=True)}
     with _running(size, "api", WITH_AUDITS) as (agent, stamps):
-        progress.say(f"{size}: from the begin of an audit to that of the next one")
-        _wait(agent, lambda: len(stamped.read(stamps)) > 2)
+        what = f"{size}: from the begin of an audit to that of the next one"
+        _wait(agent, lambda: len(stamped.read(stamps)) > 2, what)
         row["audits"] = minute_of(stamped.read(stamps))
     return row
 
@@ -81,11 +80,9 @@ def minute_of(stamps: Sequence[stamped.Stamp]) -> float:
 
 
 def _idle_minute(agent: subprocess.Popen[bytes], what: str) -> float:
-    progress.say(f"{what}: settling")
-    time.sleep(SETTLING)
-    progress.say(f"{what}: a minute without an audit")
+    progress.wait(SETTLING, f"{what}: settling")
     before = bench.cpu(agent.pid)
-    time.sleep(WATCHED)
+    progress.wait(WATCHED, f"{what}: a minute without an audit")
     return (bench.cpu(agent.pid) - before) * 60 / WATCHED
 
 
@@ -110,8 +107,7 @@ def _running(size: Size, source: str, period: str) -> Iterator[tuple[subprocess.
             agent = subprocess.Popen(inside, stdin=subprocess.DEVNULL, stderr=output, cwd=ROOT)
         stack.callback(agent.wait)
         stack.callback(agent.terminate)
-        progress.say(f"{size}: the agent starts")
-        _wait(agent, lambda: " serving " in log.read_text())
+        _wait(agent, lambda: " serving " in log.read_text(), f"{size}: the agent starts")
         yield agent, stamps
 
 
@@ -125,12 +121,14 @@ def _serve(stack: contextlib.ExitStack, name: str, folder: Path, size: Size) -> 
     return api.write_kubeconfig(folder)
 
 
-def _wait(agent: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+def _wait(agent: subprocess.Popen[bytes], condition: Callable[[], bool], what: str) -> None:
+    begin = time.monotonic()
     while not condition():
-        if agent.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError("the agent does not serve, or has no audits")
+        progress.since(begin, what)
+        if agent.poll() is not None or time.monotonic() > begin + PATIENCE:
+            raise RuntimeError(f"{what}: not within {PATIENCE:g} s, or it has ended")
         time.sleep(0.5)
+    progress.say("")
 
 
 if __name__ == "__main__":

@@ -106,13 +106,11 @@ def _measure(name: str, size: Size, server: Client) -> results.Row:
     with tempfile.TemporaryDirectory() as folder, contenders.running(name, Path(folder)) as contender:
         with contextlib.suppress(TimeoutError):  # what was not reached stays unmeasured
             row["tables_s"] = contender.wait_for_tables(size, _TABLES_LIMIT) - started
-            progress.say(f"{name} at {size}: the end of the first sync")
             row["sync_s"] = contender.wait_for_sync(_SYNC_LIMIT) - started
             row["stages"] = contender.stages()
             row |= _change(contender, size, server)
-            progress.say(f"{name} at {size}: idle for {_IDLE:g} s")
             before = contender.cpu()
-            time.sleep(_IDLE)
+            progress.wait(_IDLE, f"{name} at {size}: an idle minute")
             row["idle_cpu_s"] = (contender.cpu() - before) * 60 / _IDLE
         row["settled_mb"], row["peak_mb"] = contender.memory()
     progress.say("")

@@ -92,13 +92,16 @@ class Crowd:
             process.terminate()
             process.join()
 
-    def hear(self, enough: Callable[[Sequence[Said]], bool]) -> list[Said]:
-        """Collect what is said until it is enough."""
+    def hear(self, enough: Callable[[Sequence[Said]], bool], what: str) -> list[Said]:
+        """Collect what is said until it is enough, and show how many agents have said something."""
         heard: list[Said] = []
+        speakers: set[int] = set()
         deadline = time.monotonic() + _PATIENCE
         while not enough(heard):
             try:
                 heard.append(self._said.get(timeout=1.0))
+                speakers.add(heard[-1].agent)
+                progress.share(len(speakers), self.agents, what)
             except Empty:
                 if time.monotonic() > deadline:
                     counts = dict(Counter(one.what for one in heard))
@@ -133,28 +136,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _phases(server: ApiServer, crowd: Crowd) -> list[Phase]:
     phases = []
     with server.client() as client:
-        progress.say("all agents start")
         before, begin = _metrics(client), time.monotonic()
         crowd.start()
-        said = crowd.hear(partial(_all_listed, crowd.agents))
+        said = crowd.hear(partial(_all_listed, crowd.agents), "agents start")
         phases.append(Phase("all start at once", begin, said, _difference(_metrics(client), before)))
 
         before, begin = _metrics(client), time.monotonic()
         _create_marker(client, f"{_MARKERS}0")
-        said = crowd.hear(partial(_all_saw, crowd.agents, f"{_MARKERS}0"))
+        said = crowd.hear(partial(_all_saw, crowd.agents, f"{_MARKERS}0"), "agents see a Service")
         time.sleep(1.0)  # the server counts what it sent a moment later
         phases.append(Phase("one Service is created", begin, said, _difference(_metrics(client), before)))
     for name, end in (("after the server was killed", server.kill), ("after it ended in order", server.stop)):
-        progress.say(f"the server is away for {_AWAY:g} s")
         end()
-        time.sleep(_AWAY)
+        progress.wait(_AWAY, "the server is away")
         server.start()
         ready = time.monotonic()
         with server.client() as client:
             marker = f"{_MARKERS}{len(phases)}"
             _create_marker(client, marker)
-            progress.say("the agents come back")
-            said = crowd.hear(partial(_all_saw, crowd.agents, marker))
+            said = crowd.hear(partial(_all_saw, crowd.agents, marker), "agents come back")
             time.sleep(2.0)
             phases.append(Phase(name, ready, said, _metrics(client)))
     progress.say("")

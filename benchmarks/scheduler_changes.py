@@ -37,8 +37,10 @@ def main() -> bool:
         agent.tell(asked)
         meanwhile = []
         while agent.edited < CHANGES:
+            progress.share(agent.edited, CHANGES, "while schedulers change")
             meanwhile.append(_time_one(agent, next(numbers)))
         seconds = time.perf_counter() - started
+        progress.say("")
     rows = [_row("nothing else happens", at_rest), _row("while schedulers change", meanwhile)]
     table.show(
         f"One changed endpoint while {CHANGES:,} schedulers change, which takes {seconds:.1f} s, in ms"

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -31,6 +31,10 @@ GOAL_FROM = 80_000
 
 IPVSADM_MOST = 100_000
 """Endpoints up to which ipvsadm is run, for it takes a millisecond for each."""
+_TOOLS = {"ipset": ("ipset", "restore"), "ipvsadm": ("ipvsadm", "--restore"), "ip": ("ip", "-batch", "-")}
+"""Each with the command that takes on standard input what is to be made."""
+_OURS = f"table local proto {ROUTE_PROTOCOL}"
+"""What `ip` does not say of a route that it was asked for by this."""
 
 
 class _Ended(NamedTuple):
@@ -42,10 +46,7 @@ class _Ended(NamedTuple):
 def main(sizes: Sequence[Size] = SMALL) -> bool:
     """Print the table; return whether the goal was reached at every size to which it applies."""
     _load_modules()
-    rows = []
-    for size in sizes:
-        progress.say(f"cold start of {size}")
-        rows.append(_measure(size))
+    rows = [_measure(size) for size in sizes]
     progress.say("")
     table.show(
         f"Cold start from JSON manifests, seconds (medians of {TRIES})\n"
@@ -98,24 +99,35 @@ def _times(row: results.Row, name: str) -> float:
 
 
 def _measure(size: Size) -> results.Row:
+    steps = progress.Steps(2 + 3 * TRIES + len(_TOOLS), f"cold start of {size}")
+
+    def tries(step: str, attempt: Callable[[], T]) -> Iterator[T]:
+        for _ in range(TRIES):
+            steps.begin(step)
+            yield attempt()
+
     with tempfile.TemporaryDirectory() as folder:
+        steps.begin("manifest")
         manifest = Path(folder) / "cluster.json"
         cluster.write_manifest(manifest, *size)
         command = ["run", "--once", "--manifests", str(manifest), "--node-name", "node-0"]
-        agent = _middle([_start(command) for _ in range(TRIES)], lambda ended: ended.seconds)
-        from_hand = _middle([_start_in_hand(manifest) for _ in range(TRIES)], lambda seconds: seconds["all"])
+        agent = _middle(tries("whole process", lambda: _start(command)), lambda ended: ended.seconds)
+        hand = _middle(
+            tries("JSON in hand", lambda: _start_in_hand(manifest)), lambda seconds: seconds["all"]
+        )
+        steps.begin("recording")
         recording, saved = _record(command, size)
-        least = _middle([_replay(recording) for _ in range(TRIES)], lambda parts: sum(parts.values()))
-        by_hand = _by_hand(saved)
-    whole = from_hand.pop("all")
+        least = _middle(tries("floor", lambda: _replay(recording)), lambda parts: sum(parts.values()))
+        by_hand = _by_hand(saved, steps)
+    whole = hand.pop("all")
     return {
         "services": str(size),
         "size": size.services * size.endpoints,
         "floor": sum(least.values()),
         **{f"floor_{what}": seconds for what, seconds in least.items()},
         "in_hand": whole,
-        **{f"in_hand_{stage}": seconds for stage, seconds in from_hand.items()},
-        "in_hand_rest": whole - sum(from_hand.values()),
+        **{f"in_hand_{stage}": seconds for stage, seconds in hand.items()},
+        "in_hand_rest": whole - sum(hand.values()),
         "agent": agent.seconds,
         "agent_peak_mb": agent.peak_mb,
         **{f"agent_stage_{stage}": seconds for stage, seconds in bench.stages(agent.said).items()},
@@ -123,9 +135,10 @@ def _measure(size: Size) -> results.Row:
     }
 
 
-def _middle(tries: Sequence[T], of: Callable[[T], float]) -> T:
+def _middle(tries: Iterable[T], of: Callable[[T], float]) -> T:
     """Return the whole of the try whose figure is the median, so that its parts belong together."""
-    return sorted(tries, key=of)[len(tries) // 2]
+    in_order = sorted(tries, key=of)
+    return in_order[len(in_order) // 2]
 
 
 def _start(command: list[str]) -> _Ended:
@@ -187,7 +200,7 @@ def _save(namespace: str, size: Size) -> dict[str, str]:
         "ipset": said("ipset", "save"),
         "ip": vips_by_hand(
             said("ip", "-oneline", "address", "show", "dev", LINK),
-            said("ip", "route", "show", "table", "local", "dev", LINK, "proto", str(ROUTE_PROTOCOL)),
+            said("ip", "route", "show", "dev", LINK, *_OURS.split()),
         ),
     }
     if size.services * size.endpoints <= IPVSADM_MOST:
@@ -198,25 +211,21 @@ def _save(namespace: str, size: Size) -> dict[str, str]:
 def vips_by_hand(addresses: str, routes: str) -> str:
     """Return the commands for `ip -batch` that make VIPs anew, from what `ip` says of them."""
     made = [f"address add {line.split()[3]} dev {LINK} scope host" for line in addresses.splitlines()]
-    made += [f"route add {line} dev {LINK} table local" for line in routes.splitlines()]
+    made += [f"route add {line} dev {LINK} {_OURS}" for line in routes.splitlines()]
     if not made:
         raise RuntimeError("the agent has left no VIP")
     return "".join(f"{line}\n" for line in made)
 
 
-def _by_hand(saved: dict[str, str]) -> dict[str, float | None]:
+def _by_hand(saved: dict[str, str], steps: progress.Steps) -> dict[str, float | None]:
+    seconds: dict[str, float | None] = {}
     with bench.namespace() as name:
         subprocess.run(["ip", "-n", name, "link", "add", LINK, "type", "dummy"], check=True)
-        commands = {
-            "ipset": ("ipset", "restore"),
-            "ipvsadm": ("ipvsadm", "--restore"),
-            "ip": ("ip", "-batch", "-"),
-        }
-        inside = ("ip", "netns", "exec", name)
-        return {
-            tool: _timed([*inside, *command], saved[tool]).seconds if tool in saved else None
-            for tool, command in commands.items()
-        }
+        for tool, command in _TOOLS.items():
+            steps.begin(tool)
+            inside = ["ip", "netns", "exec", name, *command]
+            seconds[tool] = _timed(inside, saved[tool]).seconds if tool in saved else None
+    return seconds
 
 
 def _load_modules() -> None:

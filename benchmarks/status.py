@@ -26,10 +26,7 @@ GOAL_FROM = 100_000
 
 def main(sizes: Sequence[Size] = SMALL) -> bool:
     """Print the table; return whether the bytes were equal, and the goal reached where it applies."""
-    rows = []
-    for size in sizes:
-        progress.say(f"listing {size}")
-        rows.append(_measure(size))
+    rows = [_measure(size) for size in sizes]
     progress.say("")
     table.show(
         f"status, seconds (goal: the same bytes, and {GOAL_TIMES:g} times as fast as ipvsadm"
@@ -56,14 +53,16 @@ def _times(row: results.Row) -> float:
 
 
 def _measure(size: Size) -> results.Row:
+    steps = progress.Steps(4 * TRIES, f"listing {size}")
+    agent = [sys.executable, "-m", "ipvs_agent"]
     with bench.namespace() as name:
         with talk.inside(name):
             _fill(size)
-        theirs, expected = _time(name, ["ipvsadm", "-Ln"])
-        ours, listed = _time(name, [sys.executable, "-m", "ipvs_agent", "status", "-Ln"])
-        as_json, said = _time(name, [sys.executable, "-m", "ipvs_agent", "status", "-o", "json"])
+        theirs, expected = _time(name, ["ipvsadm", "-Ln"], steps)
+        ours, listed = _time(name, [*agent, "status", "-Ln"], steps)
+        as_json, said = _time(name, [*agent, "status", "-o", "json"], steps)
         json.loads(said)
-        start, _ = _time(name, [sys.executable, "-m", "ipvs_agent", "schedulers"])
+        start, _ = _time(name, [*agent, "schedulers"], steps)
     return {
         "services": str(size),
         "lines": expected.count(b"\n"),
@@ -78,7 +77,7 @@ def _measure(size: Size) -> results.Row:
 def _fill(size: Size) -> None:
     NodeModules().load("ip_vs", "ip_vs_rr")
     ipvs = NodeKernel().ipvs
-    for number in range(size.services):
+    for number in progress.over(range(size.services), size.services, f"tables of {size}"):
         key = address_key(Protocol.TCP, parse_address(cluster.cluster_ip(number + 256)), 80)
         addresses = [
             parse_address(cluster.pod_ip(number, index, size.endpoints)) for index in range(size.endpoints)
@@ -88,10 +87,11 @@ def _fill(size: Size) -> None:
             raise RuntimeError(f"the kernel refused {key}")
 
 
-def _time(name: str, command: Sequence[str]) -> tuple[float, bytes]:
+def _time(name: str, command: Sequence[str], steps: progress.Steps) -> tuple[float, bytes]:
     """Return the seconds that the quickest run of a command took, and what it printed."""
     quickest = float("inf")
     for _ in range(TRIES):
+        steps.begin(" ".join(command))
         started = time.perf_counter()
         inside = ["ip", "netns", "exec", name, *command]
         done = subprocess.run(inside, check=True, capture_output=True)  # -o json says that no agent runs

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import statistics
 import time
 from collections.abc import Sequence
 from contextlib import closing
 
-from benchmarks import results, table
+from benchmarks import progress, results, table
 from benchmarks.bench import namespace
 from benchmarks.sizes import Size
 from ipvs_agent.addresses import Address, Family
@@ -32,12 +33,14 @@ def main(sizes: Sequence[Size] = SIZES) -> bool:
     Of the sizes only the Services count: one VIP each.
     """
     socket.socket(socket.AF_INET6).close()  # loads IPv6 where it is a module, before a namespace is made
+    steps = progress.Steps(len(Family) * len(sizes) * len(VipForm), "VIPs")
     for family in Family:
-        rows: list[results.Row] = [
-            {"form": form.name.lower(), "vips": size.services, **_measure(family, form, size.services)}
-            for size in sizes
-            for form in VipForm
-        ]
+        rows: list[results.Row] = []
+        for size, form in itertools.product(sizes, VipForm):
+            steps.begin(f"{size.services:,} {form.name.lower()}s of {family.name}")
+            figures = _measure(family, form, size.services)
+            rows.append({"form": form.name.lower(), "vips": size.services, **figures})
+        progress.say("")
         results.keep(f"vips {family.name}", rows)
         table.show(
             f"{family.name} VIPs on kube-ipvs0, without virtual servers: ms",

@@ -188,11 +188,58 @@ class TestProgress:
         assert [1, 2] == list(progress.over([1, 2], 2, "things"))
         assert "" == capsys.readouterr().err
 
-    def test_the_line_is_cleared_at_the_end(self, capsys, monkeypatch):
+    @pytest.fixture
+    def terminal(self, monkeypatch):
         monkeypatch.setenv(progress.TERMINAL, "yes")
 
+    def test_the_line_is_cleared_at_the_end(self, capsys, terminal):
         assert [1, 2] == list(progress.over([1, 2], 2, "things"))
-        assert "\r\033[Kthings: 0 of 2\r\033[K" == capsys.readouterr().err
+        assert f"\r\033[Kthings: [{'.' * 20}]   0% 0 of 2\r\033[K" == capsys.readouterr().err
+
+    def test_it_is_cleared_where_not_all_are_wanted(self, capsys, terminal):
+        for _ in progress.over([1, 2], 2, "things"):
+            break
+
+        assert capsys.readouterr().err.endswith("\r\033[K")
+
+    @pytest.mark.parametrize(
+        ("done", "total", "bar"),
+        [
+            (250, 1_000, "[#####...............]  25% 250 of 1,000"),
+            (1_000, 1_000, "[####################] 100% 1,000 of 1,000"),
+            (3, 2, "[####################] 100% 3 of 2"),
+            (0, 0, "[####################] 100% 0 of 0"),
+        ],
+    )
+    def test_a_bar_shows_the_share_that_is_done(self, capsys, terminal, done, total, bar):
+        progress.share(done, total, "things")
+
+        assert f"\r\033[Kthings: {bar}" == capsys.readouterr().err
+
+    def test_steps_are_counted_as_they_begin(self, capsys, terminal):
+        steps = progress.Steps(2, "start")
+        steps.begin("one")
+        steps.begin("other")
+
+        assert capsys.readouterr().err.endswith("\r\033[Kstart: other: [##########..........]  50% 1 of 2")
+
+    def test_what_waits_shows_how_long_it_has(self, capsys, terminal, monkeypatch):
+        now = [7.0]
+        monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(progress.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+        progress.wait(2.5, "a moment")
+
+        said = capsys.readouterr().err.split("\r\033[K")
+        assert ["  0% 0 of 2 s", " 40% 1 of 2 s", " 80% 2 of 2 s"] == [one[-13:] for one in said[1:-1]]
+        assert 9.5 == now[0]
+
+    def test_where_nobody_knows_how_long_there_is_no_bar(self, capsys, terminal, monkeypatch):
+        monkeypatch.setattr(progress.time, "monotonic", lambda: 12.0)
+
+        progress.since(2.0, "first sync")
+
+        assert "\r\033[Kfirst sync: 10 s" == capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
