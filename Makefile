@@ -71,6 +71,7 @@ bench: machine ## measure beside the real kube-proxy, in a machine of its own (m
 bench-full: ## measure at the largest sizes, and many agents on one API server (hours)
 	$(MAKE) bench ARGS=--full BENCH_TIMEOUT=43200
 	$(PYTHON) -m benchmarks.scale
+	$(PYTHON) -m benchmarks.scale --agents 20 --size 10000x10
 
 plots: .venv/stamp ## draw what was measured; ARGS='FILE --to FOLDER' for other figures than those of the docs
 	.venv/bin/pip install --quiet -e '.[bench]'

@@ -65,7 +65,7 @@ def show(run: Run) -> None:
     if rows := list(lines(run)):
         heads = ("floor", "ipvs-agent", "kube-proxy", "tools")
         ratios = ("agent / floor", "kube-proxy / agent", "tools / agent")
-        table.show("Side by side in this run", ("Services", "", *heads, *ratios), rows)
+        table.show("Side by side in this run", ("", *heads, *ratios), rows)
 
 
 def lines(run: Run) -> Iterator[tuple[str, ...]]:
@@ -80,7 +80,7 @@ def lines(run: Run) -> Iterator[tuple[str, ...]]:
                 continue
             floor, kube_proxy, tools = others
             ratios = (_ratio(agent, floor), _ratio(kube_proxy, agent), _ratio(tools, agent))
-            yield services, work.name, *map(table.cell, (floor, agent, kube_proxy, tools, *ratios))
+            yield f"{services}: {work.name}", *map(table.cell, (floor, agent, kube_proxy, tools, *ratios))
 
 
 def _ratio(one: float | None, other: float | None) -> float | None:

@@ -37,7 +37,7 @@ def main(sizes: Sequence[Size] = SIZES) -> bool:
     for family in Family:
         rows: list[results.Row] = []
         for size, form in itertools.product(sizes, VipForm):
-            steps.begin(f"{size.services:,} {form.name.lower()}s of {family.name}")
+            steps.begin(f"{size.services:,} of {family.name}, each as {form.name.lower()}")
             figures = _measure(family, form, size.services)
             rows.append({"form": form.name.lower(), "vips": size.services, **figures})
         progress.say("")

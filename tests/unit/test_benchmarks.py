@@ -517,7 +517,7 @@ class TestSummary:
     TOOLS: ClassVar = {"ipvsadm": 2.0, "ipset": 1.0, "ip": 1.0}
 
     def lines(self, **run):
-        return [" ".join(line[1:]) for line in summary.lines(run)]
+        return [" ".join(line).removeprefix("10 of 10: ") for line in summary.lines(run)]
 
     def test_a_start_stands_beside_the_floor_and_the_tools_in_all(self):
         assert [
@@ -703,3 +703,48 @@ class TestPoints:
         low, high = plots.Point(7, 1.0, "7 of 1"), plots.Point(7, 2.0, "7 of 1")
 
         assert [high] == list(plots._names([(self.LINE, [low]), (self.LINE, [high, plots.Point(9, 3.0)])]))
+
+
+class TestScale:
+    START: ClassVar = {"phase": "start", "lists from etcd": 0.0}
+    RESTART: ClassVar = {
+        "phase": "restart",
+        "agents": 100,
+        "requests": {"WatchList services": 100, "watch from a version endpointslices": 300},
+        "per_second": [150, 150, 60, 20],
+        "caught up, last": 32.0,
+    }
+
+    def misses(self, **figures):
+        rows = [self.START | figures, {}, self.RESTART, self.RESTART | figures]
+        return list(scale.misses(rows))
+
+    def test_agents_that_come_back_gently_reach_the_goals(self):
+        assert [] == self.misses()
+
+    @pytest.mark.parametrize(
+        ("figures", "words"),
+        [
+            pytest.param({"lists from etcd": 2.0}, "the database was read 2 times", id="lists at the start"),
+            pytest.param(
+                {"requests": {"WatchList endpointslices": 100, "list services": 4}},
+                "4 times list services, where a watch has initial events",
+                id="lists after a restart",
+            ),
+            pytest.param(
+                {"requests": {"WatchList endpointslices": 101}},
+                "101 times WatchList endpointslices by 100 agents",
+                id="asks twice",
+            ),
+            pytest.param({"per_second": [9, 9, 61]}, "61 of 300 watches came in one second", id="a wave"),
+            pytest.param({"caught up, last": 61.0}, "knew what is new after 61 s", id="late"),
+        ],
+    )
+    def test_each_goal_can_be_missed(self, figures, words):
+        (missed,) = self.misses(phase="this", **figures)
+
+        assert missed.startswith("this: ")
+        assert missed.endswith(words)
+
+    def test_few_agents_make_no_wave(self):
+        assert [] == self.misses(agents=49, requests={}, per_second=[0, 0, 100])
