@@ -28,6 +28,9 @@ TRIES = 3
 GOAL_TIMES = 4.0
 """From JSON in hand against the floor, from so many endpoints on."""
 GOAL_FROM = 80_000
+GOAL_SECONDS = 2.0
+"""For the whole process, up to so many endpoints."""
+GOAL_UP_TO = 10_000
 
 IPVSADM_MOST = 100_000
 """Endpoints up to which ipvsadm is run, for it takes a millisecond for each."""
@@ -51,7 +54,7 @@ def main(sizes: Sequence[Size] = SMALL) -> bool:
     table.show(
         f"Cold start from JSON manifests, seconds (medians of {TRIES})\n"
         f"Goal from {GOAL_FROM:,} endpoints on: from JSON in hand at most {GOAL_TIMES:g} times the floor.\n"
-        "There is none for the whole process, of which Python's own start is a part",
+        f"The whole process, of which Python's own start is a part, up to {GOAL_UP_TO:,}: {GOAL_SECONDS:g} s",
         ("", *(row["services"] for row in rows)),
         [(head, *(_cell(figure(row)) for row in rows)) for head, figure in _lines(rows)],
     )
@@ -63,7 +66,12 @@ def main(sizes: Sequence[Size] = SMALL) -> bool:
         "ipvsadm --restore, ipset restore and ip -batch write the same virtual servers, sets and VIPs.\n"
     )
     results.keep("start", rows)
-    return all(_times(row, "in_hand") <= GOAL_TIMES for row in rows if row["size"] >= GOAL_FROM)
+    return all(map(_reached, rows))
+
+
+def _reached(row: results.Row) -> bool:
+    is_quick = row["size"] > GOAL_UP_TO or row["agent"] < GOAL_SECONDS
+    return is_quick and (row["size"] < GOAL_FROM or _times(row, "in_hand") <= GOAL_TIMES)
 
 
 def _lines(rows: Sequence[results.Row]) -> list[tuple[str, Callable[[results.Row], float | None]]]:

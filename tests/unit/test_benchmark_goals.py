@@ -176,12 +176,20 @@ class TestStart:
         assert {"all": 2.0, "list": 0.5} == start._middle(tries, lambda one: one["all"])
 
     @pytest.mark.parametrize(
-        ("size", "in_hand", "is_reached"),
-        [(80_000, 4.0, True), (80_000, 4.1, False), (79_999, 9.0, True)],
+        ("size", "in_hand", "agent", "is_reached"),
+        [
+            (80_000, 4.0, 100.0, True),
+            (80_000, 4.1, 100.0, False),
+            (79_999, 9.0, 100.0, True),
+            (10_000, 9.0, 1.9, True),
+            (10_000, 9.0, 2.0, False),
+        ],
     )
-    def test_the_goal_is_for_json_in_hand_at_large_sizes(self, monkeypatch, size, in_hand, is_reached):
+    def test_goals_are_for_json_in_hand_at_large_sizes_and_for_the_whole_at_small_ones(
+        self, monkeypatch, size, in_hand, agent, is_reached
+    ):
         parts = {"list": 0.1, "decode": 0.1, "compile": 0.1, "encode": 0.1, "kernel": 0.1, "rest": 0.1}
-        row = {"services": "1 of 1", "size": size, "floor": 1.0, "in_hand": in_hand, "agent": 100.0}
+        row = {"services": "1 of 1", "size": size, "floor": 1.0, "in_hand": in_hand, "agent": agent}
         row |= {f"in_hand_{stage}": seconds for stage, seconds in parts.items()}
         monkeypatch.setattr(start, "_load_modules", lambda: None)
         monkeypatch.setattr(start, "_measure", lambda size: row)
