@@ -84,8 +84,9 @@ class Ipvs(Protocol):
     def outline(self) -> Iterator[Outlined]:
         """Yield the virtual servers by address with their real servers, newest first, at little cost.
 
-        Thresholds, tunnels, persistent connections and counters are left out, as 0. The table is read while
-        one iterates: where it changes meanwhile, a virtual server may be missing or come twice.
+        Thresholds, tunnels, persistent connections and counters are left out, as 0. What comes is right, but
+        some may not come: ask for those by their keys. The table is read while one iterates, and where it
+        changes meanwhile, a virtual server may come twice.
         """
 
     def info(self) -> IpvsInfo:

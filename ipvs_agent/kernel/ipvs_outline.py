@@ -3,6 +3,8 @@
 A dump by netlink takes three system calls for each virtual server, and the mutex that every change needs.
 This text takes one for every page of it and no mutex (ip_vs_info_seq_show in net/netfilter/ipvs/ip_vs_ctl.c).
 It names no thresholds, tunnels or counters, and does not say of which family a virtual server by mark is.
+Where other network namespaces have virtual servers too, the kernel skips some of ours between two pages: it
+counts on over theirs, and begins the next page at as many of ours (ip_vs_info_seq_next, ip_vs_info_array).
 """
 
 from __future__ import annotations

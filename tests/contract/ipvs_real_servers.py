@@ -105,8 +105,10 @@ class RealServersContract:
 
         found = list(ipvs.outline())
 
-        by_address = [virtual_server.key for virtual_server in table if not virtual_server.key.mark]
-        assert sorted(by_address) == sorted(key for key, _ in found)
+        # Some may be missing where other tests have left virtual servers in other namespaces.
+        by_address = {virtual_server.key for virtual_server in table if not virtual_server.key.mark}
+        assert {key for key, _ in found} <= by_address
+        assert found
         for key, behind in found:
             full = [observed.real_server for observed in ipvs.real_servers(key)]
             assert behind == [
@@ -118,12 +120,10 @@ class RealServersContract:
         """More than the kernel writes at once."""
         behind = [RealServer(POD, port, weight=port % 3) for port in range(1, 1001)]
         add(ipvs, KEY, *behind)
-        add(ipvs, KEY6)
 
-        assert {KEY: behind[::-1], KEY6: []} == {
-            key: [observed.real_server for observed in observed_servers]
-            for key, observed_servers in ipvs.outline()
-        }
+        ((key, found),) = ipvs.outline()
+
+        assert (KEY, behind[::-1]) == (key, [observed.real_server for observed in found])
 
     @pytest.mark.parametrize("operation", [AddRealServer, SetRealServer])
     @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import socket
 import threading
 import time
@@ -117,23 +116,16 @@ def test_a_drained_pod_is_gone_ten_seconds_after_its_last_connection(node, lab, 
     assert (is_closing, seconds < 10) == (True, True)
 
 
-def changes(node):
-    """When the agent changed something, by its log: it hears of a manifest up to a second late."""
-    lines = [line.split() for line in node.log.read_text().splitlines() if " applied " in line]
-    return [datetime.datetime.fromisoformat(words[0]).timestamp() for words in lines]
-
-
 def test_a_service_without_active_connections_is_gone_within_five_seconds(node, lab, serve):
-    for _ in range(3):  # a busy machine may be slow once
+    for _ in range(5):  # a busy machine may be slow, and a packet come late
         assert {"a", "b", "c"} == node.pods({"a", "b", "c"}, lab.client, STOCK.cluster_ip(4))
-        before = len(changes(node))
         node.put()
-        node.wait_for(lambda: taking(node) == [set(), set()])
+        seconds_until(
+            lambda: taking(node) == [set(), set()]
+        )  # the agent hears of a manifest up to a second late
         # Closed connections are still counted.
         assert {0} == set(weights(node, 4).values())
-        node.wait_for(lambda: node.virtual_servers() == [])
-        first, *_, last = changes(node)[before:]
-        seconds = last - first
+        seconds = seconds_until(lambda: node.virtual_servers() == [])
         if seconds < 5:
             break
         serve(*lab.pods)

@@ -171,7 +171,7 @@ def test_where_the_tag_would_be_spoilt_everybody_is_served_by_the_address(
         node.wait_for(lambda who=who: is_right(who, talk.TCP, ONE_LOCAL, {"a"}))
     for who in INSIDE:
         for protocol in (talk.TCP, talk.UDP):
-            assert is_right(who, protocol, NONE_LOCAL, {"c"})
+            node.wait_for(lambda who=who, protocol=protocol: is_right(who, protocol, NONE_LOCAL, {"c"}))
 
 
 @families
