@@ -36,7 +36,7 @@ class Rule:
     reason: str
     explains: Predicate
     is_by_chance: bool = False
-    """Whether kube-proxy differs only at times, so that no scenario can be sure to show it."""
+    """Whether the sides differ only at times, so that no scenario can be sure to show it."""
 
 
 # --- What is removed ----------------------------------------------------------------------------------------
@@ -216,6 +216,7 @@ RULES: Sequence[Rule] = (
         "kube-proxy breaks the connections of a Service, port or address that is removed; the agent lets them"
         " end (k/k#71071, #81308)",
         _lingers,
+        is_by_chance=True,  # for seconds, within which both sides may not be asked
     ),
     Rule(
         "external policy Local: two virtual servers",
