@@ -161,7 +161,9 @@ class NetlinkVips:
     def tidy(self) -> None:
         """Remove from the interface what was there for IPv4 routes only, where there is none left."""
         link = rtnetlink.find_link(self._socket, LINK)
-        if link is not None and not vip_routes.read(self._socket, Family.IPV4):
+        if link is None or vip_routes.read(self._socket, Family.IPV4):
+            return
+        if any(found.address == KEEPER for found in rtnetlink.addresses(self._socket, link.index)):
             self._socket.send([_address_message(KEEPER, link.index, is_new=False)])
 
     def _set_up(self, link: rtnetlink.Link) -> None:
