@@ -59,6 +59,8 @@ class Recording:
                 size = sock.recv_into(room, 0, socket.MSG_DONTWAIT)
                 seconds[WHAT[protocol]] += time.perf_counter() - started
                 refusal = refusal_of(burst, room[:size])
+                if refusal:
+                    _drain(sock, room)
                 # The address that keeps the routes is asked for with each batch of them (kernel/vips.py).
                 if refusal and (WHAT[protocol], refusal) != ("vips", os.strerror(errno.EEXIST)):
                     raise RuntimeError(
@@ -82,6 +84,13 @@ def refusal_of(burst: bytes, answer: bytes | memoryview) -> str:
     if error or answered != sequence:
         return os.strerror(-error)
     return ""
+
+
+def _drain(sock: socket.socket, room: memoryview) -> None:
+    """Take what other answers there are to a burst."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.recv_into(room, 0, socket.MSG_DONTWAIT)
 
 
 def _open(protocol: int) -> socket.socket:
