@@ -11,21 +11,17 @@ from tools.lab import talk
 from tools.lab.network import Host
 
 
-class Asking:
-    """Asks over TCP, each time on a new connection, from now until end()."""
+class _InBackground:
+    """Works in a thread of its own, from now until end(); what it needs must be there before."""
 
-    def __init__(self, client: Host, address: str, port: int = 80) -> None:
-        self.pods: list[str] = []
-        """Who answered, in the order of the answers."""
-        self.failures: list[str] = []
-        self._where = (client.namespace, talk.TCP, address, port)
+    def __init__(self, name: str) -> None:
         self._is_ending = threading.Event()
         self._fault: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name=f"asking {address}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def end(self) -> None:
-        """Stop asking; raise what ended it before."""
+        """Have the work end, and wait for that; raise what ended it before."""
         self._is_ending.set()
         self._thread.join()
         if self._fault is not None:
@@ -33,16 +29,33 @@ class Asking:
 
     def _run(self) -> None:
         try:
-            while not self._is_ending.is_set():
-                try:
-                    self.pods.append(talk.ask(*self._where).name)
-                except OSError as error:
-                    self.failures.append(repr(error))
+            self._work()
         except Exception as fault:  # whatever it is, end() raises it
             self._fault = fault
 
+    def _work(self) -> None:
+        raise NotImplementedError
 
-class Datagrams:
+
+class Asking(_InBackground):
+    """Asks over TCP, each time on a new connection, from now until end()."""
+
+    def __init__(self, client: Host, address: str, port: int = 80) -> None:
+        self.pods: list[str] = []
+        """Who answered, in the order of the answers."""
+        self.failures: list[str] = []
+        self._where = (client.namespace, talk.TCP, address, port)
+        super().__init__(f"asking {address}")
+
+    def _work(self) -> None:
+        while not self._is_ending.is_set():
+            try:
+                self.pods.append(talk.ask(*self._where).name)
+            except OSError as error:
+                self.failures.append(repr(error))
+
+
+class Datagrams(_InBackground):
     """Sends a datagram every 20 milliseconds, each from a port of its own, and counts what is not answered.
 
     What TCP would send again shows here: nothing is sent twice, and nothing waits for an answer.
@@ -60,34 +73,21 @@ class Datagrams:
         """Those that were refused, and at the end those that nobody answered."""
         self._namespace, self._target = client.namespace, (address, port)
         self._selector = selectors.DefaultSelector()
-        self._is_ending = threading.Event()
-        self._fault: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name=f"datagrams {address}", daemon=True)
-        self._thread.start()
+        super().__init__(f"datagrams {address}")
 
-    def end(self) -> None:
-        """Stop sending and wait for the answers under way; raise what ended it before."""
-        self._is_ending.set()
-        self._thread.join()
-        if self._fault is not None:
-            raise self._fault
-
-    def _run(self) -> None:
-        try:
-            with talk.inside(self._namespace):
-                while not self._is_ending.is_set():
-                    if len(self._selector.get_map()) < self._UNANSWERED:
-                        self._send()
-                    time.sleep(self._PAUSE)
-                    self._receive(0)
-                deadline = time.monotonic() + self._PATIENCE
-                while self._selector.get_map() and time.monotonic() < deadline:
-                    self._receive(self._PAUSE)
-            for key in list(self._selector.get_map().values()):
-                self._forget(key.fileobj, "no answer")  # type: ignore[arg-type]
-            self._selector.close()
-        except Exception as fault:  # whatever it is, end() raises it
-            self._fault = fault
+    def _work(self) -> None:
+        with talk.inside(self._namespace):
+            while not self._is_ending.is_set():
+                if len(self._selector.get_map()) < self._UNANSWERED:
+                    self._send()
+                time.sleep(self._PAUSE)
+                self._receive(0)
+            deadline = time.monotonic() + self._PATIENCE
+            while self._selector.get_map() and time.monotonic() < deadline:
+                self._receive(self._PAUSE)
+        for key in list(self._selector.get_map().values()):
+            self._forget(key.fileobj, "no answer")  # type: ignore[arg-type]
+        self._selector.close()
 
     def _send(self) -> None:
         family = socket.AF_INET6 if ":" in self._target[0] else socket.AF_INET
