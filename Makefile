@@ -74,7 +74,7 @@ bench-full: ## measure at the largest sizes, and many agents on one API server (
 	$(PYTHON) -m benchmarks.scale --agents 20 --size 10000x10
 
 plots: .venv/stamp ## draw what was measured; ARGS='FILE --to FOLDER' for other figures than those of the docs
-	.venv/bin/pip install --quiet -e '.[bench]'
+	.venv/bin/pip install --quiet --config-settings editable_mode=compat -e '.[bench]'
 	$(PYTHON) -m benchmarks.plots $(ARGS)
 
 clean: ## remove what the targets made

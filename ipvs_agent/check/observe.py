@@ -11,8 +11,9 @@ import contextlib
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ipvs_agent.addresses import Family, family_of
 from ipvs_agent.check import findings
@@ -31,8 +32,7 @@ _ALWAYS_THERE = "net/ipv4/ip_forward"
 _NO_IPV6 = "net/ipv6/conf/default/disable_ipv6"
 
 
-@dataclass(frozen=True)
-class Files:
+class Files(msgspec.Struct, frozen=True):
     """Where the kernel shows what it has."""
 
     loaded: Path = Path("/sys/module")

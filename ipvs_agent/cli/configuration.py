@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
+
+import msgspec
 
 from ipvs_agent.config import AgentConfig, read_agent_configuration, read_kube_proxy_configuration
 from ipvs_agent.durations import parse_timeout
@@ -41,9 +42,9 @@ def read(arguments: argparse.Namespace) -> tuple[AgentConfig, tuple[str, ...]]:
     if arguments.agent_config is not None:
         config = read_agent_configuration(arguments.agent_config, config)
     if arguments.drain_timeout is not None:
-        config = dataclasses.replace(config, drain_seconds=arguments.drain_timeout)
+        config = msgspec.structs.replace(config, drain_seconds=arguments.drain_timeout)
     if arguments.vip_mode is not None:
-        config = dataclasses.replace(config, vip_mode=VipMode(arguments.vip_mode))
+        config = msgspec.structs.replace(config, vip_mode=VipMode(arguments.vip_mode))
     return config, without_effect
 
 

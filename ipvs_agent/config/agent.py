@@ -5,7 +5,6 @@ A field that is not known, or there twice, is refused: nobody else writes this f
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -40,9 +39,9 @@ def read_agent_configuration(path: Path, config: AgentConfig) -> AgentConfig:
         read = config
         if file.drain_timeout is not None:
             drain = seconds("drainTimeout", file.drain_timeout, LONGEST_DRAIN)
-            read = dataclasses.replace(read, drain_seconds=drain)
+            read = msgspec.structs.replace(read, drain_seconds=drain)
         if file.vip_mode is not None:
-            read = dataclasses.replace(read, vip_mode=_vip_mode(file.vip_mode))
+            read = msgspec.structs.replace(read, vip_mode=_vip_mode(file.vip_mode))
         return read
 
     return read_document(path, KIND, build, may_repeat=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import socket
-from dataclasses import dataclass
+
+import msgspec
 
 from ipvs_agent.addresses import Network
 from ipvs_agent.errors import ConfigError
@@ -23,8 +24,7 @@ class LocalMode(enum.StrEnum):
     INTERFACE_NAME_PREFIX = "InterfaceNamePrefix"
 
 
-@dataclass(frozen=True, slots=True)
-class DetectLocal:
+class DetectLocal(msgspec.Struct, frozen=True):
     """How to tell that a client is inside the cluster."""
 
     mode: LocalMode = LocalMode.CLUSTER_CIDR
@@ -32,8 +32,7 @@ class DetectLocal:
     """Where its packets come in, as `-i` of a rule has it: a bridge, or a prefix and a plus sign."""
 
 
-@dataclass(frozen=True, slots=True)
-class AgentConfig:
+class AgentConfig(msgspec.Struct, frozen=True):
     """What the agent is told to do; durations are in seconds."""
 
     hostname_override: str = ""

@@ -11,6 +11,7 @@ import struct
 import sys
 
 from ipvs_agent.addresses import Address, Family, family_of
+from ipvs_agent.errors import NotFound
 from ipvs_agent.kernel import rtnetlink
 from ipvs_agent.kernel.netlink import (
     NLM_F_CREATE,
@@ -52,9 +53,13 @@ def delete(address: Address) -> Message:
 def read(sock: NetlinkSocket, family: Family) -> set[Address]:
     """Return the addresses of a family that have a route of ours."""
     request = _header(family, 0, rtnetlink.RT_TABLE_LOCAL, ROUTE_PROTOCOL)
+    try:
+        answers = sock.dump(Message(rtnetlink.RTM_GETROUTE, 0, request))
+    except NotFound:  # the table comes with the first address, be it that of lo
+        return set()
     return {
         Address(attributes(answer, rtnetlink.RTMSG.size)[rtnetlink.RTA_DST])
-        for answer in sock.dump(Message(rtnetlink.RTM_GETROUTE, 0, request))
+        for answer in answers
         if answer[0] == family  # a kernel without IPv6 answers with what it has
     }
 

@@ -13,8 +13,9 @@ import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from ipvs_agent.documents import MalformedError
 from ipvs_agent.errors import SourceError
@@ -38,11 +39,10 @@ _Key = tuple[Kind, ObjectName]
 _Signature = tuple[int, ...]
 
 
-@dataclass(slots=True)
-class _File:
+class _File(msgspec.Struct):
     """A file that was there at the last poll or the one before."""
 
-    objects: dict[_Key, Put | Removed | Rejected] = field(default_factory=dict)
+    objects: dict[_Key, Put | Removed | Rejected] = {}
     nameless: frozenset[Rejected] = frozenset()
     remarks: tuple[str, ...] = ()
     seen: _Signature | None = None

@@ -8,6 +8,7 @@ import json
 import socket
 import subprocess
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ipvs_agent.addresses import parse_address
 from ipvs_agent.kernel.vips import NetlinkVips
 from ipvs_agent.operations import AddVip, DeleteVip
 from tests.contract.vips import IPV4, IPV6, OTHER_IPV4, VipsContract, add_route, delete_route, kinds
+from tools.lab import talk
 
 # kube-ipvs0: 10.96.0.10, fd00:96::a | node: 192.0.2.1, 2001:db8::1 on dummy0, the way to everything else
 
@@ -35,6 +37,15 @@ def shown(name="kube-ipvs0"):
 def vips(namespace):
     with contextlib.closing(NetlinkVips()) as vips:
         yield vips
+
+
+@pytest.fixture
+def bare_namespace():
+    """Yield the name of a network namespace in which not even the loopback device is up."""
+    name = f"ipvs-agent-{uuid.uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    yield name
+    subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
 class TestNetlinkVips(VipsContract):
@@ -339,3 +350,8 @@ def _connection(address):
             if error.errno != errno.ENETUNREACH or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
+
+
+def test_where_nothing_ever_had_an_address_there_are_no_routes(bare_namespace):
+    with talk.inside(bare_namespace), contextlib.closing(NetlinkVips()) as vips:
+        assert set() == vips.routes()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 
+import msgspec
 import pytest
 
 from ipvs_agent.cli import configuration
@@ -44,7 +44,7 @@ def test_fields(file, text, expected):
     """What the file says is added to what kube-proxy's file says."""
     config = AgentConfig(scheduler="wlc")
 
-    assert dataclasses.replace(config, **expected) == read_agent_configuration(file(HEAD + text), config)
+    assert msgspec.structs.replace(config, **expected) == read_agent_configuration(file(HEAD + text), config)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import msgspec
 import pytest
 
@@ -92,7 +90,7 @@ def test_a_module_that_few_services_need(facts):
 
 
 def test_a_module_is_missed_once(facts):
-    asked = dataclasses.replace(BOTH, scheduler="sh")
+    asked = msgspec.structs.replace(BOTH, scheduler="sh")
 
     finding = the_one(findings.find(modules(facts, ModuleState.MISSING, "ip_vs_sh"), asked))
 
@@ -118,7 +116,7 @@ def test_the_scheduler_of_the_configuration_counts():
 
 @pytest.mark.parametrize("release", ["5.4.0-216-generic", "6.1.0-44-cloud-amd64"])
 def test_the_agent_needs_no_module_and_writes_no_setting_that_is_not_looked_at(release):
-    for config, strict_arp in ((BOTH, False), (dataclasses.replace(BOTH, strict_arp=True), True)):
+    for config, strict_arp in ((BOTH, False), (msgspec.structs.replace(BOTH, strict_arp=True), True)):
         kernel = FakeKernel()
         kernel.sysctls.values["kernel/osrelease"] = release
         foundation.lay(kernel, foundation.Needs(strict_arp=strict_arp))
@@ -285,7 +283,7 @@ def test_virtual_servers_of_others(facts):
 
 
 def test_what_the_configuration_cannot_have(facts):
-    finding = the_one(findings.find(facts, dataclasses.replace(BOTH, localhost_node_ports=True)))
+    finding = the_one(findings.find(facts, msgspec.structs.replace(BOTH, localhost_node_ports=True)))
 
     assert "IPVS cannot serve node ports on 127.0.0.1" in finding.what
     assert "set iptables.localhostNodePorts to false" == finding.mend

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import socket
 
+import msgspec
 import pytest
 
 from ipvs_agent.addresses import parse_network
@@ -369,7 +369,7 @@ def test_json(read):
 def test_node_name(monkeypatch, flag, override, expected):
     monkeypatch.setattr(socket, "gethostname", lambda: "Host.Example")
 
-    assert expected == node_name(flag, dataclasses.replace(AgentConfig(), hostname_override=override))
+    assert expected == node_name(flag, msgspec.structs.replace(AgentConfig(), hostname_override=override))
 
 
 @pytest.mark.parametrize(
@@ -386,7 +386,7 @@ def test_names_that_no_node_can_have(monkeypatch, flag, override, message):
     monkeypatch.setattr(socket, "gethostname", lambda: "my_host")
 
     with pytest.raises(ConfigError, match=message):
-        node_name(flag, dataclasses.replace(AgentConfig(), hostname_override=override))
+        node_name(flag, msgspec.structs.replace(AgentConfig(), hostname_override=override))
 
 
 @pytest.mark.parametrize(
