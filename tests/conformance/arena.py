@@ -22,6 +22,7 @@ from tests.kube.client import Client, RefusedError
 _MARKER = ("10.96.255.1", "fd00:10:96::fff1")
 _SETTLE_LIMIT = 600.0
 _POLL = 0.2
+_AS_USUAL: Mapping[str, object] = {}
 _ATTEMPTS = ((0.8, 50), (2.0, 50), (3.5, 20), (5.0, 8))
 """Seconds that a call is given, and calls at a time from one host.
 
@@ -30,7 +31,9 @@ Where the sides still differ there are more calls and fewer at a time, so that a
 _MOST_TRIES = 5
 _LOOKS = (0.0, 1.0, 3.0)
 """Seconds before each look at the tables: there are more while they differ."""
-NewSides = Callable[[], contextlib.AbstractContextManager[tuple[Side, Side]]]
+Configuration = Mapping[str, object]
+"""Fields of KubeProxyConfiguration that are not as for all other cases."""
+NewSides = Callable[[Configuration], contextlib.AbstractContextManager[tuple[Side, Side]]]
 
 
 @dataclass
@@ -57,7 +60,7 @@ class Result:
 class Arena:
     """Both sides, and the API server that they watch.
 
-    new_sides: starts them, for the length of a with block; close() ends it.
+    new_sides: starts them as configured, for the length of a with block; close() ends it.
     """
 
     def __init__(self, new_sides: NewSides, api: Client, random_numbers: random.Random) -> None:
@@ -75,11 +78,11 @@ class Arena:
         """Stop both sides."""
         self._running.close()
 
-    def run(self, batch: Sequence[Case]) -> list[Result]:
+    def run(self, batch: Sequence[Case], configuration: Configuration = _AS_USUAL) -> list[Result]:
         """Take each case through its states, all at the same time."""
         entries = [_Entry(slot, case) for slot, case in zip(cases.SLOTS, batch, strict=False)]
         assert len(entries) == len(batch), f"more than {len(cases.SLOTS)} cases"
-        self._begin_anew()
+        self._begin_anew(configuration)
         self._present = entries
         for number in range(max(len(case.states) for case in batch)):
             present = [entry for entry in entries if entry.begins(number)]
@@ -119,14 +122,14 @@ class Arena:
                     self._api.patch(thing, {"status": thing["status"]}, part="status")
                     applied[name] = thing
 
-    def _begin_anew(self) -> None:
+    def _begin_anew(self, configuration: Configuration) -> None:
         """Have new sides; to remove what ran before would take kube-proxy much longer."""
         with _timed("both sides started"):
             self.close()
             for entry in self._present:
                 self._send(entry.applied, ())
             self._set_zone(None)
-            self._sides = self._running.enter_context(self._new_sides())
+            self._sides = self._running.enter_context(self._new_sides(configuration))
         self._settle()
         # kube-proxy may miss for good the labels that its node has when it starts (it listens before it has
         # registered whom to tell), but no change of them. It may settle once more before it heeds that.
@@ -202,11 +205,12 @@ class Arena:
         for attempt in range(len(_ATTEMPTS)):
             with _timed(f"{len(open_calls)} pairs of client and target called"):
                 answers = [self._ask(side, by_slot, open_calls, attempt) for side in self._sides]
+            kept = (self._sides[0].kept(), self._sides[1].kept())
             differing = {}
             for slot, caller, target in open_calls:
                 entry = by_slot[slot]
                 theirs, ours = (one[slot, caller, target] for one in answers)
-                found_here = compare.answers(caller, target, (theirs, ours), entry.listed)
+                found_here = compare.answers(caller, target, (theirs, ours), entry.listed, kept)
                 left = self._explain(entry, found_here)
                 if left:
                     differing[slot, caller, target] = left

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from tests.conformance.cases import Target
 from tests.conformance.dialling import SILENT
-from tests.conformance.lan import API, NODE_ADDRESSES, NODES, server_name
-from tests.conformance.tables import VirtualServer
+from tests.conformance.lan import API, CALLERS, NODE_ADDRESSES, server_name
+from tests.conformance.tables import Kept, VirtualServer
 
 BOUND = "bound"
 """What is listed of an address of kube-ipvs0."""
@@ -20,9 +20,11 @@ class Asked(NamedTuple):
     """What calls of one client to one target met."""
 
     outcomes: frozenset[str]
+    kept_at: str = ""
+    """The real server at which session affinity keeps a client that heard nothing."""
 
     def __str__(self) -> str:
-        return ", ".join(sorted(self.outcomes))
+        return ", ".join(sorted(self.outcomes)) + (f" from {self.kept_at}" if self.kept_at else "")
 
     @property
     def is_answered(self) -> bool:
@@ -78,21 +80,23 @@ def answers(
     target: Target,
     counts: tuple[Mapping[str, int], Mapping[str, int]],
     listed: tuple[Mapping[Target | str, Listed], Mapping[Target | str, Listed]],
+    kept: tuple[Kept, Kept] = ({}, {}),
 ) -> Iterator[Difference]:
     """Yield the difference between what one client met on both sides, if there is one.
 
     counts: how often each outcome was met.
+    kept: at which real servers session affinity keeps clients.
     """
     rows = [row if isinstance(row, VirtualServer) else None for row in (one.get(target) for one in listed)]
     asked = [Asked(_heard(one, row)) for one, row in zip(counts, rows, strict=True)]
     if all(row and _is_sticky(row) for row in rows):
         asked = [
-            Asked(_steady(one.outcomes, caller, row)) for one, row in zip(asked, rows, strict=True) if row
+            Asked(_steady(one.outcomes, caller, row), _kept_at(one, caller, target, templates))
+            for one, row, templates in zip(asked, rows, kept, strict=True)
+            if row
         ]
-        if _may_be_lost(*asked, caller=caller) or _may_be_lost(*reversed(asked), caller=caller):
-            return
     theirs, ours = asked
-    if theirs != ours:
+    if theirs.outcomes != ours.outcomes:
         yield Difference(target, caller, theirs, ours)
 
 
@@ -128,8 +132,9 @@ def _steady(outcomes: frozenset[str], caller: str, row: VirtualServer) -> frozen
     return outcomes
 
 
-def _may_be_lost(one: Asked, other: Asked, *, caller: str) -> bool:
-    """Tell whether one side keeps a pod at a neighbour, who answers it directly and is not understood."""
-    home = NODES.get(caller)
-    homes = {NODES.get(name.partition(":")[0]) for name in other.names}
-    return one.outcomes == {SILENT} and not other.failures and home is not None and home in homes
+def _kept_at(asked: Asked, caller: str, target: Target, kept: Kept) -> str:
+    """Return the server at which a client that heard nothing is kept; empty where there is none."""
+    if asked.outcomes != {SILENT}:
+        return ""
+    servers = (kept.get((address, target)) for address in CALLERS.get(caller, ()))
+    return next((server_name(server) for server in servers if server), "")

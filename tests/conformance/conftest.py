@@ -81,8 +81,9 @@ def arena(api, tmp_path_factory):
     """Where cases run."""
 
     @contextlib.contextmanager
-    def new_sides():
-        both = sides.both(tmp_path_factory.mktemp("sides"), {"clusterCIDR": ",".join(CLUSTER_CIDRS)})
+    def new_sides(configuration):
+        usual = {"clusterCIDR": ",".join(CLUSTER_CIDRS)}
+        both = sides.both(tmp_path_factory.mktemp("sides"), {**usual, **configuration})
         with both[0].running(), both[1].running():
             yield both
 

@@ -12,6 +12,13 @@ PODS = {
     "d": ("10.244.2.14", "fd00:10:244:2::14"),
 }
 """The addresses of the pods: a and b on node-a, c and d on node-b."""
+CALLERS = {
+    "client": ("192.0.2.100", "2001:db8::100"),
+    "a": PODS["a"],
+    "c": PODS["c"],
+    "node": NODE_ADDRESSES,
+}
+"""Who calls, and the addresses that they may call from."""
 NODES = {"a": "node-a", "b": "node-a", "c": "node-b", "d": "node-b"}
 TARGET_PORTS = (8080, 8081, 9090)
 """Where every pod answers, on each protocol."""

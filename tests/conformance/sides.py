@@ -98,6 +98,10 @@ class Side:
         marks = [line for line in saved.splitlines() if "-MARKS " in line and " skbmark " in line]
         return tables.parse(self._run("ipvsadm", "-Sn"), "\n".join(marks), addresses, self._api_address)
 
+    def kept(self) -> tables.Kept:
+        """Read at which real servers session affinity keeps clients."""
+        return tables.kept(self._run("ipvsadm", "-Lnc"), self._api_address)
+
     def normal(self, outcome: str) -> str:
         """Return what a call met, without what differs between the sides."""
         name, _, source = outcome.partition(" ")

@@ -10,6 +10,10 @@ from tests.conformance.cases import FIRST_NODE_PORT, NODE_PORTS, Target
 from tests.conformance.lan import API
 
 _PROTOCOLS = {"-t": "tcp", "-u": "udp", "--sctp-service": "sctp"}
+_CONNECTION_FIELDS = 6
+"""Protocol, time, state, client, what it dialled, and the real server."""
+Kept = Mapping[tuple[str, Target], str]
+"""Real servers, by a client's address and what it dials."""
 _SLOT_V4 = re.compile(r"(?:10\.96|172\.2[01])\.(\d+)\.\d+")
 _SLOT_V6 = re.compile(r"(?:fd00:10:96|2001:db8:2[01])::(\d+)[0-9a-f]")
 
@@ -25,12 +29,16 @@ class VirtualServer(NamedTuple):
     """Real servers of weight 0."""
     inside: frozenset[str] | None = None
     """The real servers of clients inside the cluster, where a packet mark gives them others."""
+    inside_options: str = ""
+    """The options of the virtual server by mark."""
 
     def __str__(self) -> str:
         text = f"{self.options} -> {_listed(self.servers)}"
         if self.draining:
             text += f", draining {_listed(self.draining)}"
-        return text if self.inside is None else f"{text}, inside {_listed(self.inside)}"
+        if self.inside is None:
+            return text
+        return f"{text}, inside {self.inside_options} -> {_listed(self.inside)}"
 
 
 class Tables(NamedTuple):
@@ -71,13 +79,25 @@ def parse(ipvsadm: str, marks: str, vips: Iterable[str], api_address: str) -> Ta
     virtual_servers = {}
     for target, found in by_address.items():
         mark = inside.get(target)
-        behind = None
+        row = VirtualServer(found.options, frozenset(found.servers), frozenset(found.draining))
         if mark is not None:
-            behind = frozenset(by_mark.get((mark, ":" in target.address), _Found()).servers)
-        virtual_servers[target] = VirtualServer(
-            found.options, frozenset(found.servers), frozenset(found.draining), behind
-        )
+            behind = by_mark.get((mark, ":" in target.address), _Found())
+            row = row._replace(inside=frozenset(behind.servers), inside_options=behind.options)
+        virtual_servers[target] = row
     return Tables(virtual_servers, frozenset(vips))
+
+
+def kept(connections: str, api_address: str) -> Kept:
+    """Read from what `ipvsadm -Lnc` prints at which real server session affinity keeps clients."""
+    found = {}
+    for line in connections.splitlines():
+        words = line.split()
+        # The template of a client's connections has none of its ports.
+        if len(words) == _CONNECTION_FIELDS and words[3].endswith(":0"):
+            client, _ = _endpoint(words[3], api_address)
+            target = Target(words[0].lower(), *_endpoint(words[4], api_address))
+            found[client, target] = words[5]
+    return found
 
 
 def slot_of(target: Target) -> int | None:

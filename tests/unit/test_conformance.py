@@ -10,6 +10,7 @@ import pytest
 from tests.conformance import cases, compare, differences, generator, objects, tables
 from tests.conformance.cases import Case, Target
 from tests.conformance.compare import Asked, Difference
+from tests.conformance.lan import PODS
 from tests.conformance.scenarios import SCENARIOS
 from tests.conformance.shrink import shrink
 from tests.conformance.situation import (
@@ -36,6 +37,15 @@ IPVSADM = """\
 -A -f 200785 -6 -s rr
 """
 MARKS = "add IPVS-AGENT-4-MARKS 198.18.0.3,sctp:30061 skbmark 0x31051/0xffffffff"
+EVERYBODY = frozenset("abcd")
+CONNECTIONS = """\
+IPVS connection entries
+pro expire state       source             virtual            destination
+TCP 01:57  TIME_WAIT   10.244.1.11:40112  10.96.3.1:80       10.244.1.12:8080
+TCP 179:57 NONE        10.244.1.11:0      10.96.3.1:80       10.244.1.12:8080
+UDP 179:57 NONE        [fd00:10:244:1::11]:0 [fd00:10:96::31]:53 [fd00:10:244:2::13]:8080
+TCP 179:57 NONE        192.0.2.100:0      198.18.0.3:30061   10.244.2.13:9090
+"""
 
 
 class TestTables:
@@ -54,6 +64,18 @@ class TestTables:
 
         assert frozenset({"10.244.2.13:9090 -m -w 1"}) == row.inside
         assert frozenset({"10.244.1.11:9090 -m -w 1"}) == row.servers
+
+    def test_the_virtual_server_by_mark_has_options_too(self):
+        assert "-s rr" == self.found.virtual_servers[Target("sctp", "api", 30061)].inside_options
+
+    def test_at_which_servers_affinity_keeps_clients(self):
+        found = tables.kept(CONNECTIONS, "198.18.0.3")
+
+        assert {
+            ("10.244.1.11", Target("tcp", "10.96.3.1", 80)): "10.244.1.12:8080",
+            ("fd00:10:244:1::11", Target("udp", "fd00:10:96::31", 53)): "[fd00:10:244:2::13]:8080",
+            ("192.0.2.100", Target("tcp", "api", 30061)): "10.244.2.13:9090",
+        } == found
 
     def test_slots(self):
         assert [3, 3, 3] == [tables.slot_of(target) for target in self.found.virtual_servers]
@@ -200,6 +222,139 @@ class TestRules:
 
         assert bool(differences.explain(difference, Situation(now))) is is_explained
 
+    @pytest.mark.parametrize(
+        ("earlier", "ours", "is_explained"),
+        [
+            pytest.param([80, 81], {"refused"}, True, id="it was there"),
+            pytest.param([80, 81], {"silent"}, False, id="what kept clients out has stayed"),
+            pytest.param([80], {"refused"}, False, id="it never was"),
+            pytest.param([80, 81], {"a:8080 192.0.2.100"}, False, id="somebody answers"),
+        ],
+    )
+    def test_what_lingers_was_there_and_refuses(self, earlier, ours, is_explained):
+        states = (_on_ports(*earlier), _on_ports(80))
+        before, now = Case("", states).in_slot(1).states
+        gone = Target("tcp", "10.96.1.1", 81)
+        difference = Difference(gone, "client", Asked(frozenset({"unreachable"})), Asked(frozenset(ours)))
+
+        assert bool(differences.explain(difference, Situation(now, (before,)))) is is_explained
+
+    @pytest.mark.parametrize(
+        ("vip", "is_explained"), [("172.20.1.1", True), ("10.96.1.1", False), ("10.99.9.9", False)]
+    )
+    def test_a_vip_that_lingers_was_one(self, vip, is_explained):
+        states = ((objects.service(externalIPs=list(objects.EXTERNAL)),), (objects.service(),))
+        before, now = Case("", states).in_slot(1).states
+        difference = Difference(vip, "", None, compare.BOUND)
+
+        assert bool(differences.explain(difference, Situation(now, (before,)))) is is_explained
+
+    @pytest.mark.parametrize(
+        ("caller", "affinity", "ours", "is_explained"),
+        [
+            pytest.param("c", {}, EVERYBODY, True, id="all of them"),
+            pytest.param("c", {}, {"a", "b", "d"}, False, id="one is left out"),
+            pytest.param("c", {}, {"a"}, False, id="one alone"),
+            pytest.param("c", {"sessionAffinity": "ClientIP"}, {"a"}, True, id="affinity keeps it there"),
+            pytest.param("c", {"sessionAffinity": "ClientIP"}, {"silent"}, False, id="nobody"),
+            pytest.param("a", {}, {"b", "c", "d", "silent"}, True, id="what comes back to itself is lost"),
+            pytest.param("c", {}, EVERYBODY | {"silent"}, False, id="and nothing else"),
+            pytest.param("client", {}, EVERYBODY, False, id="who is outside"),
+        ],
+    )
+    def test_clients_inside_reach_every_endpoint(self, caller, affinity, ours, is_explained):
+        service = objects.service(
+            [objects.port(80, "TCP", 1)], type="NodePort", externalTrafficPolicy="Local", **affinity
+        )
+        (now,) = Case("", ((service, *objects.slices("abcd")),)).in_slot(1).states
+        met = frozenset(f"{one}:8080 192.0.2.1" if len(one) == 1 else one for one in ours)
+        node_port = Target("tcp", "192.0.2.1", 30021)
+        difference = Difference(node_port, caller, Asked(frozenset({"silent"})), Asked(met))
+
+        assert bool(differences.explain(difference, Situation(now))) is is_explained
+
+    @pytest.mark.parametrize(
+        ("inside", "options", "is_explained"),
+        [
+            pytest.param("abcd", "-s sh -b sh-fallback", True, id="as meant"),
+            pytest.param("abcd", "-s rr", False, id="without affinity"),
+            pytest.param("ab", "-s sh -b sh-fallback", False, id="not all"),
+        ],
+    )
+    def test_two_virtual_servers_are_as_they_are_meant(self, inside, options, is_explained):
+        service = objects.service(
+            [objects.port(80, "TCP", 1)],
+            type="NodePort",
+            externalTrafficPolicy="Local",
+            sessionAffinity="ClientIP",
+        )
+        (now,) = Case("", ((service, *objects.slices("abcd")),)).in_slot(1).states
+        theirs = VirtualServer("-s rr -p 10800", _servers("ab"))
+        ours = theirs._replace(inside=_servers(inside), inside_options=options)
+        difference = Difference(Target("tcp", "192.0.2.1", 30021), "", theirs, ours)
+
+        assert bool(differences.explain(difference, Situation(now))) is is_explained
+
+    @pytest.mark.parametrize(
+        ("caller", "ours", "is_explained"),
+        [
+            pytest.param("client", {"a:8080 192.0.2.100"}, True, id="who is meant"),
+            pytest.param("client", {"b:8080 192.0.2.100"}, False, id="who leaves"),
+            pytest.param("client", {"silent"}, False, id="nobody"),
+            pytest.param("client", {"refused"}, False, id="refused"),
+            pytest.param("a", {"silent"}, True, id="a pod whose only server is itself"),
+            pytest.param("c", {"silent"}, False, id="a pod of another node"),
+        ],
+    )
+    def test_where_slices_contradict_each_other_who_is_meant_answers(self, caller, ours, is_explained):
+        state = (
+            objects.service(),
+            objects.endpoint_slice("a", suffix="-0"),
+            objects.endpoint_slice(
+                [objects.state_of("a", **objects.LEAVING), objects.state_of("b", **objects.LEAVING)],
+                suffix="-1",
+            ),
+        )
+        (now,) = Case("", (state,)).in_slot(1).states
+        target = Target("tcp", "10.96.1.1", 80)
+        both = Asked(frozenset({"a:8080 192.0.2.100", "b:8080 192.0.2.100"}))
+
+        difference = Difference(target, caller, both, Asked(frozenset(ours)))
+
+        assert bool(differences.explain(difference, Situation(now))) is is_explained
+
+    @pytest.mark.parametrize(
+        ("caller", "affinity", "kept_at", "is_explained"),
+        [
+            pytest.param("a", "ClientIP", "b:8080", True, id="a neighbour"),
+            pytest.param("a", "ClientIP", "", False, id="nobody knows why"),
+            pytest.param("a", "ClientIP", "c:8080", False, id="somebody of another node"),
+            pytest.param("a", "None", "b:8080", False, id="no affinity"),
+            pytest.param("client", "ClientIP", "b:8080", False, id="no pod"),
+        ],
+    )
+    def test_affinity_may_keep_a_pod_at_a_neighbour_on_one_side(
+        self, caller, affinity, kept_at, is_explained
+    ):
+        (now,) = (
+            Case("", ((objects.service(sessionAffinity=affinity), *objects.slices("abc")),)).in_slot(1).states
+        )
+        target = Target("tcp", "10.96.1.1", 80)
+        heard = Asked(frozenset({"one-of-a:8080/b:8080/c:8080 10.244.1.11"}))
+        lost = Asked(frozenset({"silent"}), kept_at)
+
+        for sides in ((heard, lost), (lost, heard)):
+            found = differences.explain(Difference(target, caller, *sides), Situation(now))
+            assert bool(found) is is_explained
+
+
+def _servers(names):
+    return frozenset(f"{PODS[name][0]}:8080 -m -w 1" for name in names)
+
+
+def _on_ports(*numbers):
+    return (objects.service([objects.port(number) for number in numbers]), *objects.slices("a"))
+
 
 def _balanced(**spec):
     return (
@@ -217,10 +372,10 @@ class TestCompare:
     row = VirtualServer("-s rr -p 10800", frozenset({"10.244.1.11:8080 -m", "10.244.2.13:8080 -m"}))
     target = Target("tcp", "10.96.1.1", 80)
 
-    def found(self, theirs, ours):
+    def found(self, theirs, ours, caller="client", kept=({}, {})):
         listed = {self.target: self.row}
         return list(
-            compare.answers("client", self.target, (Counter(theirs), Counter(ours)), (listed, listed))
+            compare.answers(caller, self.target, (Counter(theirs), Counter(ours)), (listed, listed), kept)
         )
 
     def test_with_affinity_any_server_is_the_same(self):
@@ -238,17 +393,19 @@ class TestCompare:
     def test_with_affinity_all_else_differs(self, outcomes):
         assert len(self.found({"a:8080 192.0.2.100"}, outcomes)) == 1
 
-    def test_with_affinity_a_pod_may_be_kept_at_a_neighbour_that_it_does_not_understand(self):
-        listed, heard = {self.target: self.row}, ({"c:8080 10.244.1.11": 2}, {"silent": 2})
-        both = [heard, heard[::-1]]
+    @pytest.mark.parametrize(
+        ("ours", "expected"),
+        [
+            pytest.param({"silent"}, "c:8080", id="nothing was heard"),
+            pytest.param({"refused"}, "", id="no server"),
+            pytest.param({"c:8080 192.0.2.1"}, "", id="an answer"),
+        ],
+    )
+    def test_with_affinity_it_is_said_where_a_client_is_kept_that_heard_nothing(self, ours, expected):
+        kept = ({}, {("10.244.2.13", self.target): "10.244.2.13:8080"})
+        (difference,) = self.found({"a:8080 10.244.2.13"}, ours, "c", kept)
 
-        def differences(caller):
-            return [
-                one for counts in both for one in compare.answers(caller, self.target, counts, (listed,) * 2)
-            ]
-
-        assert [] == differences("c")
-        assert len(differences("client")) == 2
+        assert ("", expected) == (difference.theirs.kept_at, difference.ours.kept_at)
 
     @pytest.mark.parametrize(
         ("silent", "differing"), [pytest.param(1, 0, id="lost"), pytest.param(4, 1, id="a server's share")]
