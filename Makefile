@@ -49,7 +49,7 @@ conformance: machine ## compare with the real kube-proxy; SEED=n CASES=n or CASE
 	@tools/install kube
 	$(PYTHON) -m tests.kube build
 	$(PYTHON) -m tests.kube run --backend $(BACKEND) --timeout $(TIMEOUT) --env CI -- $(PYTHON) -m pytest \
-		tests/conformance$(if $(SEED),/test_random.py --seed $(SEED)) $(if $(CASES),--cases $(CASES)) \
+		-s tests/conformance$(if $(SEED),/test_random.py --seed $(SEED)) $(if $(CASES),--cases $(CASES)) \
 		$(foreach number,$(CASE),--case $(number)) $(ARGS)
 
 nightly: ## run what takes too long for each change: all integration tests on an emulated machine

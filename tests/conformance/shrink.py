@@ -22,9 +22,14 @@ _OPTIONAL = (
 _LISTS = ("ports", "externalIPs", "loadBalancerSourceRanges", "ingress", "endpoints")
 
 
-def shrink(case: Case, fails: Fails) -> Case:
-    """Return a case that still fails, from which nothing can be removed that we know of, or nearly so."""
+def shrink(case: Case, fails: Fails, has_time: Callable[[], bool] = lambda: True) -> Case:
+    """Return a case that still fails, from which nothing can be removed that we know of, or nearly so.
+
+    has_time: asked before each round, which runs up to sixty cases twice.
+    """
     for _ in range(_ROUNDS):
+        if not has_time():
+            break
         removals = list(_removals(case))[:_AT_ONCE]
         verdicts = fails([removal(case) for removal in removals])
         useful = [removal for removal, failed in zip(removals, verdicts, strict=True) if failed]

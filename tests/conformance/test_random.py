@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.conformance import generator, report
@@ -10,6 +12,8 @@ from tests.conformance.shrink import shrink
 
 BATCH = 100
 MOST_SHRUNK = 2
+SHRINK_SECONDS = 300.0
+"""After which no further round of shrinking begins, so that what failed is told."""
 
 
 @pytest.mark.timeout(3600)
@@ -25,10 +29,11 @@ def test_both_sides_do_the_same(arena, seed, request):
         if result.failed or result.refusal
     ]
 
+    for result in failed:  # at once, for shrinking takes minutes
+        print(report.text(result), flush=True)
     assert not failed, "\n\n".join(
         [
             f"{len(failed)} of {len(cases)} cases of seed {seed} fail; to repeat one: {_repeat(failed[0])}",
-            *map(report.text, failed[MOST_SHRUNK:]),
             *map(_shrunk, [arena] * len(failed), failed[:MOST_SHRUNK]),
         ]
     )
@@ -48,4 +53,6 @@ def _shrunk(arena, result):
     again = arena.run([result.source])[0]
     if not again.failed:
         return f"(not when it runs alone) {report.text(result)}"
-    return report.text(arena.run([shrink(result.source, fails)])[0])
+    deadline = time.monotonic() + SHRINK_SECONDS
+    smaller = shrink(result.source, fails, lambda: time.monotonic() < deadline)
+    return report.text(arena.run([smaller])[0])

@@ -461,6 +461,17 @@ class TestShrink:
 
         assert case == shrink(case, lambda many: [False] * len(many))
 
+    def test_no_round_begins_when_the_time_is_up(self):
+        case = generator.cases(3, 1)[0]
+        asked = []
+
+        def fails(many):
+            asked.append(len(many))
+            return [True] * len(many)
+
+        assert case == shrink(case, fails, has_time=lambda: False)
+        assert [] == asked
+
 
 def objects_of(case, kind):
     return [thing for thing in case.states[0] if thing["kind"] == kind]
