@@ -9,7 +9,7 @@ from ipvs_agent.addresses import Family, family_of
 from ipvs_agent.check.facts import Facts, Finding, Level, ModuleState
 from ipvs_agent.config import AgentConfig, LocalMode, remarks
 from ipvs_agent.desired import releases
-from ipvs_agent.desired.marks import foreign_mark_writers
+from ipvs_agent.desired.marks import foreign_writers
 from ipvs_agent.model import SetType
 from ipvs_agent.operations import LINK
 
@@ -224,7 +224,7 @@ def _detector(facts: Facts, config: AgentConfig) -> Findings:
 
 def _marks(facts: Facts) -> Findings:
     for rules in facts.rules:
-        writers = foreign_mark_writers(rules.saved)
+        writers = foreign_writers(rules.saved).of_marks
         if writers:
             tool = f"{'iptables' if rules.family is Family.IPV4 else 'ip6tables'}{rules.flavour}"
             yield Finding(

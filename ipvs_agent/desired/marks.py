@@ -12,29 +12,47 @@ Whether one of our packets would reach such a rule, or match it, cannot be told 
 
 from __future__ import annotations
 
+import enum
 import itertools
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ipvs_agent.desired.sets import PREFIX
 from ipvs_agent.desired.shim import parse
 from ipvs_agent.desired.split import TAG_MASK
 
-_AFTER = (
-    ("mangle", "INPUT", f"{PREFIX}-INPUT"),
-    ("filter", "INPUT", None),
-    ("security", "INPUT", None),
-    ("mangle", "OUTPUT", f"{PREFIX}-OUTPUT"),
+
+class _Part(enum.Enum):
+    """Which rules of a chain count, seen from the jump to ours."""
+
+    ALL = enum.auto()
+    BEHIND = enum.auto()
+    BEFORE = enum.auto()
+
+
+class _Place(NamedTuple):
+    """Where rules count."""
+
+    table: str
+    chain: str
+    part: _Part = _Part.ALL
+    jump: str = ""
+    is_sent_on: bool = False
+    """Whether it is on the way of what IPVS sends on, of whose mark the tag alone is still needed."""
+
+
+_PLACES = (
+    _Place("mangle", "INPUT", _Part.BEHIND, f"{PREFIX}-INPUT"),
+    _Place("filter", "INPUT"),
+    _Place("security", "INPUT"),
+    _Place("mangle", "OUTPUT", _Part.BEHIND, f"{PREFIX}-OUTPUT"),
+    _Place("raw", "OUTPUT", is_sent_on=True),
+    _Place("mangle", "OUTPUT", is_sent_on=True),
+    _Place("filter", "OUTPUT", is_sent_on=True),
+    _Place("security", "OUTPUT", is_sent_on=True),
+    _Place("mangle", "POSTROUTING", _Part.BEFORE, f"{PREFIX}-POSTROUTING", is_sent_on=True),
 )
-"""Table, chain, and the jump behind which rules count; None: all of them."""
-_SENT_ON = (
-    ("raw", "OUTPUT", None),
-    ("mangle", "OUTPUT", None),
-    ("filter", "OUTPUT", None),
-    ("security", "OUTPUT", None),
-    ("mangle", "POSTROUTING", f"{PREFIX}-POSTROUTING"),
-)
-"""Table, chain, and the jump before which rules count; None: all of them."""
 
 # Their arguments may be any text, "-j" too.
 _TEXT_OPTIONS = {"--comment", "--string"}
@@ -51,29 +69,33 @@ _ALL = 0xFFFFFFFF
 _Chains = Mapping[str, Sequence[str]]
 
 
-def foreign_mark_writers(saved: str) -> list[str]:
-    """Return the rules that may spoil a mark of ours, in iptables' words; saved: what iptables-save printed.
+class ForeignWriters(NamedTuple):
+    """Rules of others, in iptables' words."""
+
+    of_marks: tuple[str, ...]
+    """Those that may spoil a mark of ours."""
+    of_tags: tuple[str, ...]
+    """Those of them that may spoil its tag after IPVS has read it: no such mark must be written."""
+
+
+def foreign_writers(saved: str) -> ForeignWriters:
+    """Return the rules of others that may spoil a mark; saved: what iptables-save printed.
 
     Where we have no jump in mangle yet, ours will be the last rule there, and nothing is behind it.
     """
     tables = parse(saved)
-    found: list[str] = []
-    for table, chain, jump in _AFTER:
-        chains = tables.get(table, {})
-        rules = _writers(chains, chain, _behind(chains.get(chain, ()), jump))
-        found += [f"-t {table} -A {name} {rule}" for name, rule in rules]
-    return list(dict.fromkeys([*found, *foreign_tag_writers(saved)]))
-
-
-def foreign_tag_writers(saved: str) -> list[str]:
-    """Return those that may spoil the tag of a mark after IPVS has read it: no such mark must be written."""
-    tables = parse(saved)
-    found: list[str] = []
-    for table, chain, jump in _SENT_ON:
-        chains = tables.get(table, {})
-        rules = _writers(chains, chain, _before(chains.get(chain, ()), jump))
-        found += [f"-t {table} -A {name} {rule}" for name, rule in rules if _written(rule) & TAG_MASK]
-    return list(dict.fromkeys(found))
+    of_marks: list[str] = []
+    of_tags: list[str] = []
+    for place in _PLACES:
+        chains = tables.get(place.table, {})
+        for chain, rule in _writers(chains, place.chain, _part(chains.get(place.chain, ()), place)):
+            if place.is_sent_on and not _written(rule) & TAG_MASK:
+                continue
+            text = f"-t {place.table} -A {chain} {rule}"
+            of_marks.append(text)
+            if place.is_sent_on:
+                of_tags.append(text)
+    return ForeignWriters(tuple(dict.fromkeys(of_marks)), tuple(dict.fromkeys(of_tags)))
 
 
 def _writers(chains: _Chains, start: str, rules: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -95,16 +117,14 @@ def _writers(chains: _Chains, start: str, rules: Sequence[str]) -> Iterator[tupl
                     yield chain, rule
 
 
-def _behind(rules: Sequence[str], jump: str | None) -> Sequence[str]:
-    if jump is None:
+def _part(rules: Sequence[str], place: _Place) -> Sequence[str]:
+    """Return the rules of a chain that count."""
+    if place.part is _Part.ALL:
         return rules
-    places = [place for place, rule in enumerate(rules) if _target(_words(rule)) == jump]
-    return rules[places[0] + 1 :] if places else ()
-
-
-def _before(rules: Sequence[str], jump: str | None) -> Sequence[str]:
-    places = [place for place, rule in enumerate(rules) if _target(_words(rule)) == jump]
-    return rules[: places[0]] if places else rules
+    jumps = [number for number, rule in enumerate(rules) if _target(_words(rule)) == place.jump]
+    if place.part is _Part.BEHIND:
+        return rules[jumps[0] + 1 :] if jumps else ()
+    return rules[: jumps[0]] if jumps else rules
 
 
 def _written(rule: str) -> int:

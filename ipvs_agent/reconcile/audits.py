@@ -184,7 +184,7 @@ class Audits:
         """Plan another one after one that failed; return the seconds until then."""
         self.is_laying = False
         self.failures += 1
-        delay = self._keeper.backoff(self.failures)
+        delay = self._keeper.retries.backoff(self.failures)
         self._plan(delay)
         return delay
 

@@ -9,7 +9,7 @@ import msgspec
 
 from ipvs_agent.addresses import Family
 from ipvs_agent.desired import releases, sets, shim
-from ipvs_agent.desired.marks import foreign_mark_writers, foreign_tag_writers
+from ipvs_agent.desired.marks import foreign_writers
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import IpSets, Kernel
 from ipvs_agent.model import IpSet
@@ -176,12 +176,13 @@ def _was_divided(family: Family, masquerade: shim.Masquerade, before: Ground | N
 def _lay_rules(kernel: Kernel, family: Family, masquerade: shim.Masquerade, written: list[str]) -> bool:
     """Write the rules where they differ; return whether they tell clients inside the cluster for certain."""
     saved = kernel.iptables.save(family)
-    masquerade = msgspec.structs.replace(masquerade, writes_marks=not foreign_tag_writers(saved))
+    writers = foreign_writers(saved)
+    masquerade = msgspec.structs.replace(masquerade, writes_marks=not writers.of_tags)
     text = shim.restore_text(shim.tables(family, masquerade), saved)
     if text:
         kernel.iptables.restore(family, text)
         written.append(f"{family.name} rules")
-    return bool(masquerade.inside(family)) and not foreign_mark_writers(saved)
+    return bool(masquerade.inside(family)) and not writers.of_marks
 
 
 def _remove_drafts(ipsets: IpSets) -> list[str]:

@@ -1,21 +1,18 @@
 """The keeper of the kernel's objects: what is claimed, what was achieved, and all that lies between.
 
-It brings objects from where they are to where the claims want them, tries again what failed, ends drains, and
-makes good what others have changed.
+It brings objects from where they are to where the claims want them, tries again what failed and ends drains.
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 
-from ipvs_agent.addresses import Address
 from ipvs_agent.desired import sets, split
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.errors import AlreadyExists, KernelError, NotFound, UnknownScheduler
 from ipvs_agent.kernel.api import Kernel
-from ipvs_agent.model import ObjectName, Protocol, SetMember, Vip, VirtualServerKey
+from ipvs_agent.model import ObjectName, Protocol, SetMember, VirtualServerKey
 from ipvs_agent.operations import (
     AddVirtualServer,
     DeleteMember,
@@ -23,23 +20,20 @@ from ipvs_agent.operations import (
     SetVirtualServer,
 )
 from ipvs_agent.reconcile import audit, diff, drift, growth
-from ipvs_agent.reconcile.achieved import Achieved, Held, are_alike
-from ipvs_agent.reconcile.audit import Tables, TableSlice
+from ipvs_agent.reconcile.achieved import Achieved, are_alike
 from ipvs_agent.reconcile.claims import FOREIGN, Claims, Key
 from ipvs_agent.reconcile.drains import Drains
 from ipvs_agent.reconcile.executor import Failure, WaitingError, execute, key_of
 from ipvs_agent.reconcile.pacing import Pacing
 from ipvs_agent.reconcile.rebuild import Rebuilds
 from ipvs_agent.reconcile.report import Report
+from ipvs_agent.reconcile.retries import FIRST_RETRY, Retries
 from ipvs_agent.reconcile.settings import Settings
 from ipvs_agent.reconcile.slow_start import SlowStart
-from ipvs_agent.reconcile.timers import AuditDue, Retry, SuspectsDue, Timers
+from ipvs_agent.reconcile.timers import AuditDue, Timers
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.vip_forms import VipForms
 from ipvs_agent.schedulers import SAFE
-
-_FIRST_RETRY = 0.1
-_SLOWEST_RETRY = 30.0
 
 
 class Keeper:
@@ -53,8 +47,6 @@ class Keeper:
         unserved: Unserved,
         clock: Callable[[], float],
         settings: Settings,
-        *,
-        rank: Callable[[ObjectName], int],
     ) -> None:
         self.claims = Claims()
         self.achieved = Achieved()
@@ -70,12 +62,7 @@ class Keeper:
         self._report = report
         self._unserved = unserved
         self._clock = clock
-        self._service_rank = rank
-        self._random = random.Random(settings.node_name)  # noqa: S311 - spreads retries, guards nothing
-        self._failing: dict[Key, tuple[int, float]] = {}
-        """Attempts, and when the next one is due."""
-        self._waiting: set[Key] = set()
-        """Those of them that another failing one held back: they go on as soon as one succeeds."""
+        self.retries = Retries(timers, clock, settings.node_name)
         self._drains = Drains(
             kernel,
             self.claims,
@@ -89,13 +76,14 @@ class Keeper:
         self.rebuilds = Rebuilds(kernel, self.claims, self.achieved, timers, report, clock)
         self._slow_start = SlowStart(timers, clock)
         self._vip_forms = VipForms(settings.vip_mode, self.claims, self.achieved, timers, report, clock)
-        self._foreign: set[VirtualServerKey] = set()
+        self.foreign: set[VirtualServerKey] = set()
+        """The virtual servers that others have made."""
 
     @property
     def is_failing(self) -> bool:
         """Whether something is not where it should be: the kernel refused it, or others have its address."""
-        is_anything_refused = bool(self._failing) or not self.rebuilds.is_complete
-        return is_anything_refused or any(self.claims.claimants(key) for key in self._foreign)
+        is_anything_refused = len(self.retries) > 0 or not self.rebuilds.is_complete
+        return is_anything_refused or any(self.claims.claimants(key) for key in self.foreign)
 
     # --- Operations -----------------------------------------------------------------------------------------
 
@@ -210,47 +198,56 @@ class Keeper:
         for key in taken:
             del failed[key]
         self.missing_schedulers.update(filter(None, map(_missing_scheduler, failed.values())))
-        self._waiting |= {key for key, one in failed.items() if isinstance(one.error, WaitingError)}
-        for key in failed:
-            attempt = self._failing.get(key, (0, 0.0))[0] + 1
-            due = self._clock() + self.backoff(attempt)
-            self._failing[key] = (attempt, due)
-            self._timers.add(due, Retry(key))
+        attempts = self.retries.note_failed(failed)
         if failed:
             causes = [one for one in failed.values() if not _is_said_elsewhere(one)]
-            self._report.failed(causes, max(self._failing[key][0] for key in failed))
+            self._report.failed(causes, attempts)
         if any(isinstance(failure.error, NotFound) for failure in failed.values()):
             self._timers.add(self._clock(), AuditDue())  # what is gone has rarely gone alone
-        done = (key for key in keys if key not in failed and key not in self._pacing)
-        recovered = self._failing.keys() & set(done) if self._failing else set()
-        for key in recovered:
-            del self._failing[key]
+        recovered = self.retries.note_done(
+            key for key in keys if key not in failed and key not in self._pacing
+        )
         self._report.recovered(recovered)
         self._vip_forms.look_again(recovered)
-        if recovered and self._waiting:
-            waiting, self._waiting = self._waiting, set()
-            self.bring(dict.fromkeys(waiting))
+        if recovered:
+            self.bring(dict.fromkeys(self.retries.take_held_back()))
         for key in taken:
             if isinstance(key, VirtualServerKey):
-                self._yield_to_others(key)
-
-    def backoff(self, attempt: int) -> float:
-        """Return the seconds to wait after so many failed attempts."""
-        longest = min(_SLOWEST_RETRY, _FIRST_RETRY * 2.0 ** min(attempt - 1, 16))
-        return longest * self._random.uniform(0.5, 1.0)
+                self.yield_to_others(key)
 
     def retry(self, key: Key) -> None:
         """Try again what failed, after a look at where it is now."""
-        if key not in self._failing or self._failing[key][1] > self._clock():
+        if not self.retries.is_due(key):
             return
-        is_new = key in self._waiting and key not in self.achieved.virtual_servers
+        is_new = self.retries.is_held_back(key) and key not in self.achieved.virtual_servers
         if isinstance(key, VirtualServerKey) and not is_new:  # what has come meanwhile is somebody else's
-            self._reread(key)
+            self.reread(key)
         self.bring({key: None})
 
-    def _yield_to_others(self, key: VirtualServerKey) -> None:
+    def reread(self, key: VirtualServerKey) -> bool:
+        """Read a virtual server again by its key; tell whether it is not as it was left."""
+        held = self.achieved.virtual_servers.get(key)
+        try:
+            found = self._kernel.ipvs.virtual_server(key).virtual_server
+            behind = audit.read_real_servers(self._kernel, key)
+        except NotFound:
+            self.achieved.observe(key, None, {})
+        except KernelError as error:
+            self._report.not_ready(error, FIRST_RETRY)
+            self._timers.add(self._clock() + FIRST_RETRY, AuditDue())
+            return False
+        else:
+            self.achieved.observe(key, found, behind)
+        return not are_alike(self.achieved.virtual_servers.get(key), held)
+
+    def left(self) -> drift.Left:
+        """Return how the kernel was left, for an audit."""
+        self.achieved.note_changes()
+        return drift.left(self.achieved, self.foreign)
+
+    def yield_to_others(self, key: VirtualServerKey) -> None:
         """Leave a virtual server to whoever made it, and take back what was said of it in the sets."""
-        self._foreign.add(key)
+        self.foreign.add(key)
         self.bring(self.claims.claim_for_nobody(key, FOREIGN, None), is_yielding=True)
 
     @property
@@ -277,7 +274,7 @@ class Keeper:
         """Put real servers in order where that is due; what was refused is brought to where it should be."""
         refused = self.rebuilds.step(may_begin=may_begin)
         for key in refused:
-            self._reread(key)
+            self.reread(key)
         self.bring(dict.fromkeys(refused))
 
     def end_drains(self) -> None:
@@ -285,6 +282,11 @@ class Keeper:
         for key in self._drains.under_way():
             self.bring(self._drains.check(key))
         self._report.still_draining(len(self._drains.under_way()))
+
+    def adopt_vips(self) -> None:
+        """Go on with the form of the VIPs that are there."""
+        self._vip_forms.adopt()
+        self._tidy()
 
     def choose_vip_form(self) -> None:
         """See whether the VIPs that are wanted now should be there in another form."""
@@ -309,121 +311,6 @@ class Keeper:
         if self._vip_forms.are_addresses:
             with contextlib.suppress(KernelError):  # it harms nobody, and the next agent sees it too
                 self._kernel.vips.tidy()
-
-    # --- What others did ------------------------------------------------------------------------------------
-
-    def adopt(self, tables: Tables) -> frozenset[VirtualServerKey]:
-        """Take over what an agent before this one left, and return the virtual servers of it.
-
-        What the ledger does not name is not ours.
-        """
-        ours = sets.ours(tables.virtual_servers, tables.members)
-        behind = audit.read_slice(self._kernel, [key for key in tables.virtual_servers if key in ours])
-        others: dict[Key, None] = {}
-        for key, virtual_server in tables.virtual_servers.items():
-            if key in ours:
-                self.achieved.observe(key, virtual_server, behind[key])
-            else:
-                self._foreign.add(key)
-                others.update(self.claims.claim_for_nobody(key, FOREIGN, None))
-        self.achieved.discover(tables.members | drift.vips_of_ours(tables))
-        self._vip_forms.adopt()
-        self._tidy()
-        self.bring(others)
-        self._report.adopted(len(behind), len(self._foreign))
-        return frozenset(behind)
-
-    def left(self) -> drift.Left:
-        """Return how the kernel was left, for an audit."""
-        self.achieved.note_changes()
-        return drift.left(self.achieved, self._foreign)
-
-    def repair(self, found: drift.Drift) -> None:
-        """Make good what others changed, real servers apart."""
-        changes = self.achieved.take_changes()
-        found = drift.without(found, changes)
-        differing = (*found.lost, *found.extra)
-        changed: dict[Key, None] = {thing: None for thing in differing if isinstance(thing, SetMember)}
-        vips = dict.fromkeys(thing.address for thing in differing if isinstance(thing, Vip))
-        self.achieved.forget(found.lost)
-        self.achieved.discover(found.extra)
-        # What is in the ledger and was never made here was made by others while ours waited.
-        intruders = (found.suspects & self._waiting) - self.achieved.virtual_servers.keys() - changes
-        suspects = sorted(found.suspects - intruders, key=self._rank)
-        for key in found.foreign | intruders:
-            if self._exists(key):
-                self._yield_to_others(key)
-        for key in found.foreign_gone:
-            if not self._exists(key):
-                self._foreign.discard(key)
-                self.claims.release(key, FOREIGN, changed)
-        self._report.drifted(len(changed))
-        self.bring(changed)
-        self.look_again((*suspects, *vips))  # a VIP comes back when its virtual server has
-
-    def repair_vips(self, found: Set[Vip]) -> None:
-        """Make good what went with the interface."""
-        lost = [vip for vip in self.achieved.vips if vip not in found]
-        self.achieved.forget(lost)
-        self.look_again([*dict.fromkeys(vip.address for vip in lost)])
-
-    def look_again(self, suspects: Sequence[VirtualServerKey | Address]) -> None:
-        """Make good what others changed of the first of some virtual servers and VIPs; the others follow."""
-        now, later = suspects[: audit.CLOSE_LOOKS], tuple(suspects[audit.CLOSE_LOOKS :])
-        changed: dict[Key, None] = {
-            key: None for key in now if not isinstance(key, VirtualServerKey) or self._reread(key)
-        }
-        self._report.drifted(len(changed))
-        self.bring(changed)
-        if later:
-            self._timers.add(self._clock(), SuspectsDue(later))
-
-    def _rank(self, key: VirtualServerKey) -> int:
-        """Return what puts virtual servers first that others need."""
-        owner = self.claims.owner(key)
-        return self._service_rank(owner.name if owner is not None else ObjectName("", ""))
-
-    def repair_real_servers(self, table: TableSlice, *, is_outline: bool) -> list[VirtualServerKey]:
-        """Make good what others changed behind some virtual servers; return those that need a closer look.
-
-        is_outline: what the table says is not all that there is to say of real servers.
-        """
-        differing = [
-            (key, held, Held(held.virtual_server, real_servers))
-            for key, real_servers in table.items()
-            if (held := self.achieved.virtual_servers.get(key))
-            and not are_alike(held, Held(held.virtual_server, real_servers))
-        ]
-        unjudged = [
-            key for key, held, found in differing if is_outline and are_alike(audit.outlined(held), found)
-        ]
-        self.look_again([key for key, _, _ in differing if key not in unjudged])
-        return unjudged
-
-    def _reread(self, key: VirtualServerKey) -> bool:
-        """Read a virtual server again by its key; tell whether it is not as it was left."""
-        held = self.achieved.virtual_servers.get(key)
-        try:
-            found = self._kernel.ipvs.virtual_server(key).virtual_server
-            behind = audit.read_real_servers(self._kernel, key)
-        except NotFound:
-            self.achieved.observe(key, None, {})
-        except KernelError as error:
-            self._report.not_ready(error, _FIRST_RETRY)
-            self._timers.add(self._clock() + _FIRST_RETRY, AuditDue())
-            return False
-        else:
-            self.achieved.observe(key, found, behind)
-        return not are_alike(self.achieved.virtual_servers.get(key), held)
-
-    def _exists(self, key: VirtualServerKey) -> bool:
-        try:
-            self._kernel.ipvs.virtual_server(key)
-        except NotFound:
-            return False
-        except KernelError:
-            return key in self._foreign
-        return True
 
 
 def _missing_scheduler(failure: Failure) -> str:

@@ -49,7 +49,7 @@ class OlderFlows:
         """Plan a walk where virtual servers have come that may have older flows, or a walk has failed."""
         if not self._is_planned and (self._again or self._keeper.may_have_older_flows):
             self._is_planned = True
-            backoff = self._keeper.backoff(self.failures) if self.failures else 0.0
+            backoff = self._keeper.retries.backoff(self.failures) if self.failures else 0.0
             timers.add(now + max(_DELAY, backoff), FlowsDue())
 
     def forget(self) -> None:

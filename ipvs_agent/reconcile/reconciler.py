@@ -46,6 +46,7 @@ from ipvs_agent.reconcile.node_reads import NodeReads
 from ipvs_agent.reconcile.older_flows import OlderFlows
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.planner import Planner
+from ipvs_agent.reconcile.repairs import Repairs
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.settings import Settings, differing, is_touched, needs_now, node_view, with_left
 from ipvs_agent.reconcile.spacing import Spacing
@@ -107,8 +108,9 @@ class Reconciler:
         self._spacing = Spacing(settings.min_sync_period, self._timers, clock)
         self._report = Report(self._timers, clock)
         self._unserved = Unserved(outlets, self._report, self._store.service_nearby)
-        self._keeper = Keeper(
-            kernel, self._timers, self._report, self._unserved, clock, settings, rank=self._store.rank
+        self._keeper = Keeper(kernel, self._timers, self._report, self._unserved, clock, settings)
+        self._repairs = Repairs(
+            self._keeper, kernel, self._timers, self._report, clock, rank=self._store.rank
         )
         self._marks = Marks(self._keeper.achieved.goes_by, self._keeper.claims.owner)
         self._board = outlets.health
@@ -232,7 +234,7 @@ class Reconciler:
         elif isinstance(message, Laid):
             self._on_laid(message)
         elif isinstance(message, SliceRead):
-            unjudged = self._keeper.repair_real_servers(message.table, is_outline=message.is_outline)
+            unjudged = self._repairs.repair_real_servers(message.table, is_outline=message.is_outline)
             self._audits.go_on(message, unjudged)
         elif isinstance(message, AuditFailed):
             self._on_audit_failed(message.error)
@@ -246,7 +248,7 @@ class Reconciler:
             self._own_addresses = message.addresses
             self._refresh_view()
         elif isinstance(message, AddressesFailed):
-            delay = self._keeper.backoff(1)
+            delay = self._keeper.retries.backoff(1)
             self._report.not_ready(message.error, delay)
             self._timers.add(self._clock() + delay, AddressesDue())
         elif isinstance(message, FlowsForgotten):
@@ -308,7 +310,7 @@ class Reconciler:
         elif isinstance(task, RampStep):
             self._keeper.take_step(task.key)
         else:
-            self._keeper.look_again(task.remaining)
+            self._repairs.look_again(task.remaining)
 
     # --- Plans ----------------------------------------------------------------------------------------------
 
@@ -406,7 +408,7 @@ class Reconciler:
         if message.vips is None:
             self._timers.add(self._clock(), AuditDue())  # which says what is wrong
         else:
-            self._keeper.repair_vips(message.vips)
+            self._repairs.repair_vips(message.vips)
 
     # --- Audit ----------------------------------------------------------------------------------------------
 
@@ -430,7 +432,7 @@ class Reconciler:
         if is_first:
             self._marks.adopt(laid.tables.members)
             try:
-                self._left = self._keeper.adopt(laid.tables)
+                self._left = self._repairs.adopt(laid.tables)
             except KernelError as error:
                 self._on_audit_failed(error)
                 return
@@ -442,7 +444,7 @@ class Reconciler:
         if laid.drift is None:
             self._audits.end()
         else:
-            self._keeper.repair(laid.drift)
+            self._repairs.repair(laid.drift)
             self._audits.read_real_servers()
 
     def _on_audit_failed(self, error: KernelError) -> None:

@@ -1,0 +1,139 @@
+"""What others did to the kernel's objects: found by reading, and made good.
+
+What an agent before this one left is taken over; what somebody else made is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence, Set
+
+from ipvs_agent.addresses import Address
+from ipvs_agent.desired import sets
+from ipvs_agent.errors import KernelError, NotFound
+from ipvs_agent.kernel.api import Kernel
+from ipvs_agent.model import ObjectName, SetMember, Vip, VirtualServerKey
+from ipvs_agent.reconcile import audit, drift
+from ipvs_agent.reconcile.achieved import Held, are_alike
+from ipvs_agent.reconcile.audit import Tables, TableSlice
+from ipvs_agent.reconcile.claims import FOREIGN, Key
+from ipvs_agent.reconcile.keeper import Keeper
+from ipvs_agent.reconcile.report import Report
+from ipvs_agent.reconcile.timers import SuspectsDue, Timers
+
+
+class Repairs:
+    """Finds what is not as it was left, and has it brought to where it should be.
+
+    rank: what puts Services first that others need.
+    """
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        kernel: Kernel,
+        timers: Timers,
+        report: Report,
+        clock: Callable[[], float],
+        *,
+        rank: Callable[[ObjectName], int],
+    ) -> None:
+        self._keeper = keeper
+        self._claims = keeper.claims
+        self._achieved = keeper.achieved
+        self._kernel = kernel
+        self._timers = timers
+        self._report = report
+        self._clock = clock
+        self._service_rank = rank
+
+    def adopt(self, tables: Tables) -> frozenset[VirtualServerKey]:
+        """Take over what an agent before this one left, and return the virtual servers of it.
+
+        What the ledger does not name is not ours.
+        """
+        ours = sets.ours(tables.virtual_servers, tables.members)
+        behind = audit.read_slice(self._kernel, [key for key in tables.virtual_servers if key in ours])
+        others: dict[Key, None] = {}
+        for key, virtual_server in tables.virtual_servers.items():
+            if key in ours:
+                self._achieved.observe(key, virtual_server, behind[key])
+            else:
+                self._keeper.foreign.add(key)
+                others.update(self._claims.claim_for_nobody(key, FOREIGN, None))
+        self._achieved.discover(tables.members | drift.vips_of_ours(tables))
+        self._keeper.adopt_vips()
+        self._keeper.bring(others)
+        self._report.adopted(len(behind), len(self._keeper.foreign))
+        return frozenset(behind)
+
+    def repair(self, found: drift.Drift) -> None:
+        """Make good what others changed, real servers apart."""
+        changes = self._achieved.take_changes()
+        found = drift.without(found, changes)
+        differing = (*found.lost, *found.extra)
+        changed: dict[Key, None] = {thing: None for thing in differing if isinstance(thing, SetMember)}
+        vips = dict.fromkeys(thing.address for thing in differing if isinstance(thing, Vip))
+        self._achieved.forget(found.lost)
+        self._achieved.discover(found.extra)
+        # What is in the ledger and was never made here was made by others while ours waited.
+        new = found.suspects - self._achieved.virtual_servers.keys() - changes
+        intruders = frozenset(filter(self._keeper.retries.is_held_back, new))
+        suspects = sorted(found.suspects - intruders, key=self._rank)
+        for key in found.foreign | intruders:
+            if self._exists(key):
+                self._keeper.yield_to_others(key)
+        for key in found.foreign_gone:
+            if not self._exists(key):
+                self._keeper.foreign.discard(key)
+                self._claims.release(key, FOREIGN, changed)
+        self._report.drifted(len(changed))
+        self._keeper.bring(changed)
+        self.look_again((*suspects, *vips))  # a VIP comes back when its virtual server has
+
+    def repair_vips(self, found: Set[Vip]) -> None:
+        """Make good what went with the interface."""
+        lost = [vip for vip in self._achieved.vips if vip not in found]
+        self._achieved.forget(lost)
+        self.look_again([*dict.fromkeys(vip.address for vip in lost)])
+
+    def repair_real_servers(self, table: TableSlice, *, is_outline: bool) -> list[VirtualServerKey]:
+        """Make good what others changed behind some virtual servers; return those that need a closer look.
+
+        is_outline: what the table says is not all that there is to say of real servers.
+        """
+        differing = [
+            (key, held, Held(held.virtual_server, real_servers))
+            for key, real_servers in table.items()
+            if (held := self._achieved.virtual_servers.get(key))
+            and not are_alike(held, Held(held.virtual_server, real_servers))
+        ]
+        unjudged = [
+            key for key, held, found in differing if is_outline and are_alike(audit.outlined(held), found)
+        ]
+        self.look_again([key for key, _, _ in differing if key not in unjudged])
+        return unjudged
+
+    def look_again(self, suspects: Sequence[VirtualServerKey | Address]) -> None:
+        """Make good what others changed of the first of some virtual servers and VIPs; the others follow."""
+        now, later = suspects[: audit.CLOSE_LOOKS], tuple(suspects[audit.CLOSE_LOOKS :])
+        changed: dict[Key, None] = {
+            key: None for key in now if not isinstance(key, VirtualServerKey) or self._keeper.reread(key)
+        }
+        self._report.drifted(len(changed))
+        self._keeper.bring(changed)
+        if later:
+            self._timers.add(self._clock(), SuspectsDue(later))
+
+    def _rank(self, key: VirtualServerKey) -> int:
+        """Return what puts virtual servers first that others need."""
+        owner = self._claims.owner(key)
+        return self._service_rank(owner.name if owner is not None else ObjectName("", ""))
+
+    def _exists(self, key: VirtualServerKey) -> bool:
+        try:
+            self._kernel.ipvs.virtual_server(key)
+        except NotFound:
+            return False
+        except KernelError:
+            return key in self._keeper.foreign
+        return True
