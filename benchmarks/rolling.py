@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from benchmarks import bench, cluster, progress, results, table
+from benchmarks import bench, cluster, progress, results, spare, table
 from benchmarks.sizes import Size
-from ipvs_agent.addresses import Address, parse_address
+from ipvs_agent.addresses import parse_address
 from ipvs_agent.sources.changes import Kind
 from ipvs_agent.sources.decode import decode
 
@@ -44,34 +44,56 @@ def main(sizes: Sequence[Size] = SIZES) -> bool:
 
 
 def _measure(size: Size) -> results.Row:
-    # Each Service once, for an address that is replaced before it was added never is.
-    events = [_update(number, size.endpoints) for number in range(min(SERVICES, size.services))]
-    with bench.serving(size) as agent:
-        told, decoding, before = [], 0.0, agent.cpu()
-        begin = time.perf_counter()
-        for number, (event, _) in enumerate(progress.over(events, len(events), f"rolling update at {size}")):
-            time.sleep(max(0.0, begin + number / RATE - time.perf_counter()))
-            told.append(time.perf_counter())
-            cpu = time.thread_time()
-            agent.tell([decode(Kind.ENDPOINT_SLICE, event)])
-            decoding += time.thread_time() - cpu
-        agent.wait_until(lambda: all(new in agent.added for _, new in events))
-        seconds = max(agent.added[new] for _, new in events) - begin
-        loop = agent.cpu() - before
-    times = [agent.added[new] - at for (_, new), at in zip(events, told, strict=True)]
+    count = min(SERVICES, size.services)
+    with spare.on_one_cpu(), bench.serving(size) as agent:
+        progress.say(f"rolling update at {size}, timed")
+        times = _update(agent, _Update(254, count, size.endpoints))
+        with spare.counting() as left:
+            progress.say(f"rolling update at {size}, with another process that takes the rest of the CPU")
+            at_rest = left.rate(lambda: _take_turns(count, lambda _: None))
+            at_work = left.rate(lambda: _update(agent, _Update(255, count, size.endpoints)))
+        progress.say("")
     return {
         "services": str(size),
         "size": size.services,
-        "share": (loop + decoding) / seconds,
+        "share": 1 - at_work / at_rest,
         **results.latencies(times),
     }
 
 
-def _update(service: int, endpoints: int) -> tuple[bytes, Address]:
-    """Return what the API says when a pod is replaced by another, and the address of the new one."""
-    new = f"10.255.{service >> 8}.{service & 255}"
-    changed = cluster.changed_slice(service, endpoints, service % endpoints, new)
-    return json.dumps(changed).encode(), parse_address(new)
+class _Update:
+    """What the API says when pods are replaced by others, one of each of the first Services.
+
+    Each Service once, for an address that is replaced before it was added never is.
+    """
+
+    def __init__(self, network: int, services: int, endpoints: int) -> None:
+        self.new = [f"10.{network}.{number >> 8}.{number & 255}" for number in range(services)]
+        self.events = [
+            json.dumps(cluster.changed_slice(number, endpoints, number % endpoints, new)).encode()
+            for number, new in enumerate(self.new)
+        ]
+
+
+def _update(agent: bench.AgentInProcess, update: _Update) -> list[float]:
+    """Tell of an update, and wait for its end; return the seconds until each new real server was there."""
+    told: list[float] = []
+
+    def tell(number: int) -> None:
+        told.append(time.perf_counter())
+        agent.tell([decode(Kind.ENDPOINT_SLICE, update.events[number])])
+
+    new = [parse_address(address) for address in update.new]
+    _take_turns(len(new), tell)
+    agent.wait_until(lambda: all(address in agent.added for address in new))
+    return [agent.added[address] - at for address, at in zip(new, told, strict=True)]
+
+
+def _take_turns(count: int, take_turn: Callable[[int], None]) -> None:
+    begin = time.perf_counter()
+    for number in range(count):
+        time.sleep(max(0.0, begin + number / RATE - time.perf_counter()))
+        take_turn(number)
 
 
 if __name__ == "__main__":

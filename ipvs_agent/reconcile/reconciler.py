@@ -24,6 +24,7 @@ from ipvs_agent.model import (
 )
 from ipvs_agent.reconcile.audits import Audits
 from ipvs_agent.reconcile.claims import Key
+from ipvs_agent.reconcile.clock import RoundClock
 from ipvs_agent.reconcile.crowds import Crowds
 from ipvs_agent.reconcile.foundation import Ground, Needs, still_missing
 from ipvs_agent.reconcile.health import Health
@@ -100,27 +101,25 @@ class Reconciler:
         self._background = background
         self._worker = worker
         self._settings = settings
-        self._clock = clock
+        self._clock = now = RoundClock(clock)
         self._stages = Stages(clock)
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._store = Store(settings.node_name)
         self._timers = Timers()
-        self._spacing = Spacing(settings.min_sync_period, self._timers, clock)
-        self._report = Report(self._timers, clock)
+        self._spacing = Spacing(settings.min_sync_period, self._timers, now)
+        self._report = Report(self._timers, now)
         self._unserved = Unserved(outlets, self._report, self._store.service_nearby)
-        self._keeper = Keeper(kernel, self._timers, self._report, self._unserved, clock, settings)
-        self._repairs = Repairs(
-            self._keeper, kernel, self._timers, self._report, clock, rank=self._store.rank
-        )
+        self._keeper = Keeper(kernel, self._timers, self._report, self._unserved, now, settings)
+        self._repairs = Repairs(self._keeper, kernel, self._timers, self._report, now, rank=self._store.rank)
         self._marks = Marks(self._keeper.achieved.goes_by, self._keeper.claims.owner)
         self._board = outlets.health
         self._health = Health(outlets.health, settings.sync_period, clock)
-        crowds = Crowds(self._timers, clock)
+        crowds = Crowds(self._timers, now)
         self._planner = Planner(self._store, self._keeper, self._marks, crowds, self._unserved, self._health)
         self._node_reads = NodeReads(background, worker, self.tell)
         self._older_flows = OlderFlows(self._keeper, background, worker, self.tell)
         self._audits = Audits(
-            background, worker, self.tell, self._keeper, self._timers, clock, sync_period=settings.sync_period
+            background, worker, self.tell, self._keeper, self._timers, now, sync_period=settings.sync_period
         )
         self._ground: Ground | None = None
         self._laid_needs: Needs | None = None
@@ -202,6 +201,7 @@ class Reconciler:
 
     def catch_up(self) -> None:
         """Take what has come, do what is due and one round of what is dirty, without waiting for anything."""
+        self._clock.set()
         while not (self._is_stopping or self._inbox.empty()):
             self._handle(self._inbox.get())
         if self._is_stopping:
@@ -219,12 +219,15 @@ class Reconciler:
 
     def _wait(self) -> None:
         with contextlib.suppress(queue.Empty):
-            self._handle(self._inbox.get(timeout=self._patience()))
+            message = self._inbox.get(timeout=self._patience())
+            self._clock.set()
+            self._handle(message)
 
     def _patience(self) -> float | None:
         """Return for how long nothing needs to be done unless a message comes."""
         if self._can_plan() and self._store.dirty:
             return 0.0
+        self._clock.set()
         due = self._timers.next_due()
         return None if due is None else max(0.0, due - self._clock())
 
