@@ -91,6 +91,8 @@ class Situation:
             return GONE
         if target.protocol == HTTP:
             return HEALTH
+        if _family(target) not in self.spec.get("ipFamilies", ()):
+            return GONE
         if self._port(target) is None:
             return CLOSED
         kinds = {
@@ -149,7 +151,7 @@ class Situation:
     def _copies(self, target: Target) -> Iterator[Endpoint]:
         port = self._port(_anywhere(target))
         if port is not None:
-            yield from self._endpoints(port.get("name", ""), "IPv6" if ":" in target.address else "IPv4")
+            yield from self._endpoints(port.get("name", ""), _family(target))
 
     def _endpoints(self, port_name: str, family: str) -> Iterator[Endpoint]:
         for one in sorted(cases.slices_of(self.state), key=lambda one: str(one["metadata"]["name"])):
@@ -192,6 +194,10 @@ def _near(serving: Reading) -> Reading:
     if all(one.zones for one in serving) and any(ZONE in one.zones for one in serving):
         return [one for one in serving if ZONE in one.zones]
     return serving
+
+
+def _family(target: Target) -> str:
+    return "IPv6" if ":" in target.address else "IPv4"
 
 
 def _anywhere(target: Target) -> Target:

@@ -239,6 +239,23 @@ class TestRules:
 
         assert bool(differences.explain(difference, Situation(now, (before,)))) is is_explained
 
+    def test_a_node_port_lingers_in_the_family_that_has_left(self):
+        ports = [objects.port(80, "TCP", 1)]
+        six, four = (
+            objects.service(ports, type="NodePort", families=[one]) for one in (objects.V6, objects.V4)
+        )
+        before, now = Case("", ((six,), (four,))).in_slot(1).states
+        drained = VirtualServer("-s rr", frozenset(), frozenset({"[fd00:10:244:1::11]:8080 -m -w 0"}))
+
+        explained = {
+            address: differences.explain(
+                Difference(Target("tcp", address, 30021), "", None, drained), Situation(now, (before,))
+            )
+            for address in ("2001:db8::1", "192.0.2.1")
+        }
+
+        assert {"2001:db8::1": "what is removed lingers", "192.0.2.1": None} == explained
+
     @pytest.mark.parametrize(
         ("vip", "is_explained"), [("172.20.1.1", True), ("10.96.1.1", False), ("10.99.9.9", False)]
     )
