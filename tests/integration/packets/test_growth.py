@@ -8,7 +8,7 @@ import pytest
 
 from tests import objects
 from tests.integration.packets.configured import configured
-from tests.integration.packets.stock import Stock, ask, client, node_object
+from tests.integration.packets.stock import Stock, ask, client, families, node_object
 from tools.lab import talk
 from tools.lab.asking import Asking
 
@@ -30,38 +30,48 @@ def count(node, name):
     return int(re.search(r"Number of entries: (\d+)", node.run("ipset", "list", "-t", name))[1])
 
 
-def many_endpoints():
+def hosts(family, network, numbers):
+    """So many addresses."""
+    if family == 6:
+        return [f"fd00:{network}::{n >> 16:x}:{n & 0xFFFF:x}" for n in numbers]
+    return [f"10.{network + (n >> 16)}.{n >> 8 & 255}.{n & 255}" for n in numbers]
+
+
+def many_endpoints(family):
     """Services whose endpoints may all be on this node, as far as anybody says."""
     for number in range(SERVICES):
         name = f"many-{number}"
-        numbers = range(number * PODS, (number + 1) * PODS)
-        yield objects.service(name, (f"10.97.0.{number + 1}",))
-        yield objects.endpoint_slice(
-            name, [f"10.{200 + (n >> 16)}.{n >> 8 & 255}.{n & 255}" for n in numbers]
-        )
+        cluster_ip = f"fd00:10:97::{number + 1:x}" if family == 6 else f"10.97.0.{number + 1}"
+        yield objects.service(name, (cluster_ip,))
+        yield objects.endpoint_slice(name, hosts(family, 200, range(number * PODS, (number + 1) * PODS)))
 
 
-def ranges(number):
-    """So many single addresses, and the client's own."""
-    return ["192.0.2.100/32", *(f"198.{18 + (n >> 16)}.{n >> 8 & 255}.{n & 255}/32" for n in range(number))]
+def ranges(family, number, asker):
+    """So many single addresses, and a client's own."""
+    prefix = 128 if family == 6 else 32
+    return [f"{one}/{prefix}" for one in (asker, *hosts(family, 100, range(number)))]
 
 
+@families
 @pytest.mark.timeout(900)
-def test_a_set_grows_and_no_packet_sees_it_half_filled(lab, tmp_path):
+def test_a_set_grows_and_no_packet_sees_it_half_filled(lab, tmp_path, family):
     """Pod a reaches itself only by a member of HAIRPIN, and the client the restricted address by ALLOWED."""
-    hairpin, allowed = "IPVS-AGENT-4-HAIRPIN", "IPVS-AGENT-4-ALLOWED"
+    hairpin, allowed = f"IPVS-AGENT-{family}-HAIRPIN", f"IPVS-AGENT-{family}-ALLOWED"
+    to_itself, restricted = HAIRPIN.cluster_ip(family), RANGED.balancer(family)
+    asker = client(lab, "client").address(family)
     web = [node_object(lab), *HAIRPIN.objects(lab, [lab.a], (talk.TCP,))]
 
     def ranged(number):
-        return RANGED.objects(lab, [lab.b], (talk.TCP,), loadBalancerSourceRanges=ranges(number))
+        wanted = ranges(family, number, asker)
+        return RANGED.objects(lab, [lab.b], (talk.TCP,), loadBalancerSourceRanges=wanted)
 
     with configured(lab, tmp_path, FIELDS, *web, *ranged(1)) as node:
-        node.wait_for_answer(lab.client, talk.TCP, RANGED.balancer(4), 80)
-        node.wait_for_answer(lab.a, talk.TCP, HAIRPIN.cluster_ip(4), 80)
+        node.wait_for_answer(lab.client, talk.TCP, restricted, 80)
+        node.wait_for_answer(lab.a, talk.TCP, to_itself, 80)
         assert [DEFAULT, DEFAULT] == [maximum(node, name) for name in (hairpin, allowed)]
-        asking = [Asking(lab.a, HAIRPIN.cluster_ip(4)), Asking(lab.client, RANGED.balancer(4))]
+        asking = [Asking(lab.a, to_itself), Asking(lab.client, restricted)]
 
-        node.put(*many_endpoints(), file="many.json")
+        node.put(*many_endpoints(family), file="many.json")
         node.wait_for(lambda: count(node, hairpin) > MANY)
         node.put(*web, *ranged(MANY))
         node.wait_for(lambda: count(node, allowed) > MANY)
@@ -76,5 +86,5 @@ def test_a_set_grows_and_no_packet_sees_it_half_filled(lab, tmp_path):
         node.put(file="many.json")
         node.put(*web, *ranged(1))
         node.wait_for(lambda: count(node, hairpin) < 10 and count(node, allowed) < 10)
-        assert "b" == ask(node, client(lab, "client"), talk.TCP, RANGED.balancer(4), 80).name
-        assert "a" == ask(node, client(lab, "a"), talk.TCP, HAIRPIN.cluster_ip(4), 80).name
+        assert "b" == ask(node, client(lab, "client"), talk.TCP, restricted, 80).name
+        assert "a" == ask(node, client(lab, "a"), talk.TCP, to_itself, 80).name
