@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
@@ -25,12 +26,19 @@ ipvs: {{syncPeriod: 1s}}
 """
 
 
-@pytest.fixture(scope="module")
-def lab():
+@contextlib.contextmanager
+def a_lab():
+    """A lab whose pods answer."""
     with Lab() as lab:
         for pod in lab.pods:
             for protocol in (talk.TCP, talk.UDP, talk.SCTP):
                 lab.serve(pod, protocol, 8080)
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with a_lab() as lab:
         yield lab
 
 

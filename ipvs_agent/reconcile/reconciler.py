@@ -77,8 +77,10 @@ from ipvs_agent.sources.store import Store
 
 _SETTLED = 10_000
 """So many objects more have the garbage collector look for garbage, once the agent serves."""
-_ROUND = 500
-"""Services that one round compiles; what comes meanwhile waits for no more than that."""
+_ROUND = 50
+"""Services that one round serves; what comes meanwhile waits for no more than that."""
+_START = 500
+"""Services that a start serves at a time, when nothing else can come first."""
 
 _NOBODY = Outlets()
 
@@ -341,10 +343,10 @@ class Reconciler:
         if is_first:
             self._stages.end("compile")
         self._keeper.choose_vip_form()
-        for start in range(0, len(names), _ROUND):
+        for start in range(0, len(names), _START):
             if self._is_stopping:
                 return
-            now = slice(start, start + _ROUND)
+            now = slice(start, start + _START)
             self._keeper.bring({key: None for keys in changed[now] for key in keys}, names[now])
         if self._view and self._keeper.missing_schedulers != self._view.missing_schedulers:
             self._refresh_view()  # Services that asked for one that the kernel does not know get another

@@ -9,6 +9,7 @@ import pytest
 from tests import objects
 from tests.integration.packets.configured import configured
 from tests.integration.packets.stock import Stock, ask, client, families, node_object
+from tests.lab import a_lab
 from tools.lab import talk
 from tools.lab.asking import Asking
 
@@ -20,6 +21,13 @@ DEFAULT = 65536
 """The members that a set takes unless told otherwise."""
 SERVICES, PODS = 100, 660
 MANY = SERVICES * PODS
+
+
+@pytest.fixture
+def lab():
+    """A lab for each test: the kernel looks for each new real server through those removed of late."""
+    with a_lab() as lab:
+        yield lab
 
 
 def maximum(node, name):
