@@ -23,10 +23,11 @@ _MARKER = ("10.96.255.1", "fd00:10:96::fff1")
 _SETTLE_LIMIT = 600.0
 _POLL = 0.2
 _AS_USUAL: Mapping[str, object] = {}
-_ATTEMPTS = ((0.8, 50), (2.0, 50), (3.5, 20), (5.0, 8))
+_ATTEMPTS = ((0.8, 50), (2.0, 50), (3.5, 20), (8.0, 8))
 """Seconds that a call is given, and calls at a time from one host.
 
-Where the sides still differ there are more calls and fewer at a time, so that a slow machine loses none.
+Where the sides still differ there are more calls and fewer at a time, so that a slow machine loses none. SCTP
+tries again after 3 s for the first time.
 """
 _MOST_TRIES = 5
 _LOOKS = (0.0, 1.0, 3.0)

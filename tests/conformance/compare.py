@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tests.conformance.cases import Target
 from tests.conformance.dialling import SILENT
-from tests.conformance.lan import API, CALLERS, NODE_ADDRESSES, server_name
+from tests.conformance.lan import API, CALLERS, INSIDE, NODE_ADDRESSES, server_name
 from tests.conformance.tables import Kept, VirtualServer
 
 BOUND = "bound"
@@ -125,7 +125,7 @@ def _steady(outcomes: frozenset[str], caller: str, row: VirtualServer) -> frozen
         return outcomes
     name, _, source = next(iter(outcomes)).partition(" ")
     who = "node" if source in (*NODE_ADDRESSES, API) else source
-    for servers in (row.servers, row.inside or ()):
+    for servers in (row.inside or (), row.servers) if caller in INSIDE else (row.servers,):
         names = sorted(server_name(server) for server in servers)
         if name in names:
             return frozenset({f"{_ONE_OF}{'/'.join(names)} {who}"})

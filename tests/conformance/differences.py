@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tests.conformance.cases import Target
 from tests.conformance.compare import Asked, Difference
 from tests.conformance.dialling import REFUSED, SILENT
-from tests.conformance.lan import API, NODE_ADDRESSES, NODES, server_name
+from tests.conformance.lan import API, INSIDE, NODE_ADDRESSES, NODES, server_name
 from tests.conformance.situation import (
     CLUSTER,
     GONE,
@@ -85,7 +85,7 @@ def _reaches_all(difference: Difference, situation: Situation) -> bool:
     lost = _of_pod("a", everybody) if difference.caller == "a" else frozenset()
     expected = _names(everybody) - lost
     return (
-        difference.caller in _INSIDE
+        difference.caller in INSIDE
         and situation.kind(where) in OUTSIDE
         and situation.is_local(where)
         and bool(everybody)
@@ -94,6 +94,23 @@ def _reaches_all(difference: Difference, situation: Situation) -> bool:
         and ours.failures <= ({SILENT} if lost else set())
         and any(theirs.names <= _names(servers) for servers in _theirs(where, situation))
         and theirs.failures <= {SILENT}
+    )
+
+
+def _is_silent_outside(difference: Difference, situation: Situation) -> bool:
+    """A client outside, where no endpoint is here: silence; they ask all, and many answers get lost."""
+    where, theirs, ours = difference.where, difference.theirs, difference.ours
+    return (
+        isinstance(where, Target)
+        and isinstance(theirs, Asked)
+        and isinstance(ours, Asked)
+        and difference.caller not in INSIDE
+        and situation.kind(where) in OUTSIDE
+        and situation.is_local(where)
+        and not on_node(_meant(where, situation))
+        and any(theirs.names <= _names(servers) for servers in _theirs(where, situation))
+        and theirs.failures <= {SILENT}
+        and ours.outcomes == {SILENT}
     )
 
 
@@ -215,7 +232,6 @@ def _drops_before_it_refuses(difference: Difference, situation: Situation) -> bo
 
 # --- What rules are made of ---------------------------------------------------------------------------------
 
-_INSIDE = ("a", "c", "node")
 _THE_NODE = "node"
 _BY_SOURCE = "-s sh -b sh-fallback"
 
@@ -234,7 +250,7 @@ def _theirs(target: Target, situation: Situation) -> Sequence[Servers]:
 
 def _ours(target: Target, caller: str, situation: Situation) -> Servers:
     """Return whom we mean a client to meet; whoever it is where the tables are asked."""
-    is_inside = caller in _INSIDE and situation.kind(target) in OUTSIDE
+    is_inside = caller in INSIDE and situation.kind(target) in OUTSIDE
     is_of_node = situation.is_local(target) and not is_inside
     return (on_node if is_of_node else in_cluster)(_meant(target, situation))
 
@@ -284,6 +300,12 @@ RULES: Sequence[Rule] = (
         " loses the answers of pods of other nodes; the agent masquerades them, since it cannot know which"
         " pods are here (k/k#93456, #75262)",
         _reaches_all,
+    ),
+    Rule(
+        "external policy Local: silence outside without a local endpoint",
+        "that is what the policy is for; kube-proxy asks every endpoint then, and one that is here unsaid"
+        " (no nodeName) answers (k/k#93456)",
+        _is_silent_outside,
     ),
     Rule(
         "internal policy Local: refused without a local endpoint",

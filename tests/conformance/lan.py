@@ -19,6 +19,8 @@ CALLERS = {
     "node": NODE_ADDRESSES,
 }
 """Who calls, and the addresses that they may call from."""
+INSIDE = ("a", "c", "node")
+"""The callers inside the cluster."""
 NODES = {"a": "node-a", "b": "node-a", "c": "node-b", "d": "node-b"}
 TARGET_PORTS = (8080, 8081, 9090)
 """Where every pod answers, on each protocol."""

@@ -44,6 +44,10 @@ SCENARIOS = (
         ),
     ),
     Case(
+        "node-port-local-on-no-known-node",
+        ((_local(), *slices([{"pod": "a", "conditions": {"ready": True}}, "c"])),),
+    ),
+    Case(
         "external-ips-local",
         (
             (service(externalIPs=list(EXTERNAL), externalTrafficPolicy="Local"), *slices("ac")),
