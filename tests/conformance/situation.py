@@ -75,8 +75,9 @@ class Situation:
 
     @property
     def vips(self) -> list[str]:
-        """The Service's addresses beside the node's."""
-        return cases.vips_of(self.service) if self.service else []
+        """The Service's addresses beside the node's, of the families that it has."""
+        vips = cases.vips_of(self.service) if self.service else []
+        return [vip for vip in vips if self._has_family(vip)]
 
     def is_local(self, target: Target) -> bool:
         """Whether the policy of clients that dial a target is Local."""
@@ -91,7 +92,7 @@ class Situation:
             return GONE
         if target.protocol == HTTP:
             return HEALTH
-        if _family(target) not in self.spec.get("ipFamilies", ()):
+        if not self._has_family(target.address):
             return GONE
         if self._port(target) is None:
             return CLOSED
@@ -148,10 +149,13 @@ class Situation:
                     counted.setdefault(one.address, []).append(is_counted)
         return range(sum(map(all, counted.values())), sum(map(any, counted.values())) + 1)
 
+    def _has_family(self, address: str) -> bool:
+        return _family(address) in self.spec.get("ipFamilies", ())
+
     def _copies(self, target: Target) -> Iterator[Endpoint]:
         port = self._port(_anywhere(target))
         if port is not None:
-            yield from self._endpoints(port.get("name", ""), _family(target))
+            yield from self._endpoints(port.get("name", ""), _family(target.address))
 
     def _endpoints(self, port_name: str, family: str) -> Iterator[Endpoint]:
         for one in sorted(cases.slices_of(self.state), key=lambda one: str(one["metadata"]["name"])):
@@ -196,8 +200,8 @@ def _near(serving: Reading) -> Reading:
     return serving
 
 
-def _family(target: Target) -> str:
-    return "IPv6" if ":" in target.address else "IPv4"
+def _family(address: str) -> str:
+    return "IPv6" if ":" in address else "IPv4"
 
 
 def _anywhere(target: Target) -> Target:

@@ -256,6 +256,19 @@ class TestRules:
 
         assert {"2001:db8::1": "what is removed lingers", "192.0.2.1": None} == explained
 
+    def test_an_address_that_the_families_left_behind_lingers(self):
+        both, four = (
+            objects.service(families=families, externalIPs=list(objects.EXTERNAL))
+            for families in ((objects.V4, objects.V6), (objects.V4,))
+        )
+        before, now = Case("", ((both,), (four,))).in_slot(1).states
+        found = [
+            differences.explain(Difference(vip, "", None, compare.BOUND), Situation(now, (before,)))
+            for vip in now[0]["spec"]["externalIPs"]
+        ]
+
+        assert [None, "what is removed lingers"] == found
+
     @pytest.mark.parametrize(
         ("vip", "is_explained"), [("172.20.1.1", True), ("10.96.1.1", False), ("10.99.9.9", False)]
     )
