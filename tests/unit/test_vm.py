@@ -1,12 +1,16 @@
 """What the launcher of machines decides and writes, without a machine: tests/vm has the rest."""
 
+import os
 import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tools.vm import cache, choose, cli, guest, kvm, machine, qemu, uml
+from tools.lab.agent import ROOT
+from tools.vm import cache, choose, cli, cpus, guest, kvm, machine, qemu, uml
 from tools.vm.errors import Died, Hung, Unavailable
 
 FOLDER = guest.Folder(Path("/tmp/machine"))
@@ -247,3 +251,31 @@ def test_trouble_with_the_machine_has_a_status_of_its_own(capsys, monkeypatch, e
 
     assert status == cli.main(["--", "true"])
     assert f"vm: {error}\n" == capsys.readouterr().err
+
+
+class TestCpus:
+    @pytest.fixture(autouse=True)
+    def _locks(self, tmp_path, monkeypatch):
+        held = []
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # of other processes
+        monkeypatch.setattr(cache.folder, "__defaults__", ({"XDG_CACHE_HOME": str(tmp_path)},))
+        monkeypatch.setattr(cpus, "_held", held)
+        yield
+        for lock in held:
+            os.close(lock)
+
+    def test_each_machine_has_one_of_its_own(self):
+        assert [1, 4, 6] == sorted(cpus.claim({1, 4, 6}) for _ in range(3))
+
+    def test_where_all_are_taken_one_is_shared(self):
+        assert 2 == cpus.claim({2}) == cpus.claim({2})
+
+    def test_one_is_free_again_when_its_process_has_ended(self):
+        program = "from tools.vm import cpus; print(cpus.claim({3}))"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        said = subprocess.run(
+            [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, check=True
+        )
+
+        assert (b"3\n", 3) == (said.stdout, cpus.claim({3}))
+        assert 5 == cpus.claim({3, 5})

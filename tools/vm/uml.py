@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
-from tools.vm import backend, cache, guest
+from tools.vm import backend, cache, cpus, guest
 from tools.vm.errors import Unavailable
 
 KERNEL = "linux.uml"
@@ -52,7 +51,7 @@ class Uml:
         enter = ["nsenter", f"--net=/run/netns/{request.network}"] if request.network else []
         # The kernel and its processes take turns by ptrace, one at a time: across two CPUs each turn wakes
         # the other CPU, and everything takes twice as long as on one.
-        pin = ["taskset", "--cpu-list", str(random.choice(sorted(os.sched_getaffinity(0))))]
+        pin = ["taskset", "--cpu-list", str(cpus.claim(os.sched_getaffinity(0)))]
         kernel = shlex.join([*enter, *pin, *kernel_command(request, folder)])
         # Bash stays its parent: a kernel that panics aborts, and the first process of a namespace cannot.
         # The machine's memory is a file in /dev/shm, which in containers is often too small for it.
