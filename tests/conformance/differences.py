@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tests.conformance.cases import Target
 from tests.conformance.compare import Asked, Difference
 from tests.conformance.dialling import REFUSED, SILENT
-from tests.conformance.lan import API, INSIDE, NODE_ADDRESSES, NODES, server_name
+from tests.conformance.lan import API, INSIDE, NODE_ADDRESSES, NODE_IPS, NODES, server_name
 from tests.conformance.situation import (
     CLUSTER,
     GONE,
@@ -223,7 +223,7 @@ def _drops_before_it_refuses(difference: Difference, situation: Situation) -> bo
         and isinstance(theirs, Asked)
         and isinstance(ours, Asked)
         and difference.caller == _THE_NODE
-        and situation.is_off_range(where, NODE_ADDRESSES)
+        and situation.is_off_range(where, NODE_IPS)
         and not all(_theirs(where, situation))
         and theirs.outcomes == {REFUSED}
         and ours.outcomes == {SILENT}

@@ -5,6 +5,8 @@ HERE, ZONE = "node-a", "zone-1"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 NODE_ADDRESSES = ("192.0.2.1", "10.244.1.1", "2001:db8::1", "fd00:10:244:1::1")
 """Addresses of node-a, apart from that by which it reaches the API server."""
+NODE_IPS = ("192.0.2.1", "2001:db8::1")
+"""Those of them that are the Node's, by which source ranges know it."""
 PODS = {
     "a": ("10.244.1.11", "fd00:10:244:1::11"),
     "b": ("10.244.1.12", "fd00:10:244:1::12"),
