@@ -44,6 +44,16 @@ class Caller(NamedTuple):
     namespace: str
     sources: tuple[str, str] | None = None
     """The addresses to dial from, IPv4 and IPv6, where the kernel's choice is not meant."""
+    sctp_source: str = ""
+    """The address to dial SCTP over IPv6 from. Else an association begins with all IPv6 addresses of a host:
+    where they are many, as on a node that has the VIPs of a batch, that is more than the MTU, and IPVS sends on
+    no such packet of IPv6."""
+
+    def source(self, protocol: str, *, is_ipv6: bool) -> str:
+        """Return the address to dial from; empty: the kernel chooses."""
+        if is_ipv6 and protocol == talk.SCTP and self.sctp_source:
+            return self.sctp_source
+        return self.sources[is_ipv6] if self.sources else ""
 
 
 class Call(NamedTuple):
@@ -142,8 +152,9 @@ def _connecting(call: Call) -> socket.socket:
         if call.protocol != talk.UDP:
             # The client goes with a reset: nothing of it is left to drain.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE_GONE)
-        if call.caller.sources:
-            sock.bind((call.caller.sources[is_ipv6], 0))
+        source = call.caller.source(call.protocol, is_ipv6=is_ipv6)
+        if source:
+            sock.bind((source, 0))
         number = sock.connect_ex((call.address, call.port))
         if number not in (0, errno.EINPROGRESS):
             raise OSError(number, "connect")
