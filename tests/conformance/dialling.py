@@ -45,9 +45,11 @@ class Caller(NamedTuple):
     sources: tuple[str, str] | None = None
     """The addresses to dial from, IPv4 and IPv6, where the kernel's choice is not meant."""
     sctp_source: str = ""
-    """The address to dial SCTP over IPv6 from. Else an association begins with all IPv6 addresses of a host:
-    where they are many, as on a node that has the VIPs of a batch, that is more than the MTU, and IPVS sends on
-    no such packet of IPv6."""
+    """The address to dial SCTP over IPv6 from.
+
+    Else an association begins with all IPv6 addresses of a host: where they are many, as on a node that has
+    the VIPs of a batch, that is more than the MTU, and IPVS sends on no such packet of IPv6.
+    """
 
     def source(self, protocol: str, *, is_ipv6: bool) -> str:
         """Return the address to dial from; empty: the kernel chooses."""
