@@ -44,18 +44,8 @@ class Caller(NamedTuple):
     namespace: str
     sources: tuple[str, str] | None = None
     """The addresses to dial from, IPv4 and IPv6, where the kernel's choice is not meant."""
-    sctp_source: str = ""
-    """The address to dial SCTP over IPv6 from.
-
-    Else an association begins with all IPv6 addresses of a host: where they are many, as on a node that has
-    the VIPs of a batch, that is more than the MTU, and IPVS sends on no such packet of IPv6.
-    """
-
-    def source(self, protocol: str, *, is_ipv6: bool) -> str:
-        """Return the address to dial from; empty: the kernel chooses."""
-        if is_ipv6 and protocol == talk.SCTP and self.sctp_source:
-            return self.sctp_source
-        return self.sources[is_ipv6] if self.sources else ""
+    has_vips: bool = False
+    """Whether the VIPs are addresses of this host."""
 
 
 class Call(NamedTuple):
@@ -154,9 +144,10 @@ def _connecting(call: Call) -> socket.socket:
         if call.protocol != talk.UDP:
             # The client goes with a reset: nothing of it is left to drain.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE_GONE)
-        source = call.caller.source(call.protocol, is_ipv6=is_ipv6)
-        if source:
-            sock.bind((source, 0))
+        if call.caller.sources:
+            sock.bind((call.caller.sources[is_ipv6], 0))
+        elif call.caller.has_vips and is_ipv6 and call.protocol == talk.SCTP:
+            _bind_to_one(sock, call.address)
         number = sock.connect_ex((call.address, call.port))
         if number not in (0, errno.EINPROGRESS):
             raise OSError(number, "connect")
@@ -164,6 +155,16 @@ def _connecting(call: Call) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _bind_to_one(sock: socket.socket, address: str) -> None:
+    """Bind to the address that is dialled, where this host has it: the kernel would choose it as the source.
+
+    An unbound association begins with all IPv6 addresses of its host: with the VIPs of a batch that is more
+    than the MTU, and IPVS sends on no such packet of IPv6.
+    """
+    with contextlib.suppress(OSError):
+        sock.bind((address, 0))
 
 
 def _go_on(one: _Try, selector: selectors.BaseSelector) -> str | None:

@@ -18,7 +18,7 @@ from ipvs_agent.kernel.ipvs import NetlinkIpvs
 from ipvs_agent.model import Protocol, address_key
 from tests.conformance import tables
 from tests.conformance.dialling import Caller
-from tests.conformance.lan import API, NODE_IPS, PODS, TARGET_PORTS, VIP_NETWORKS
+from tests.conformance.lan import API, PODS, TARGET_PORTS, VIP_NETWORKS
 from tests.kube import build
 from tools.lab import talk
 from tools.lab.agent import ROOT
@@ -140,7 +140,7 @@ class Side:
             Caller("client", lab.client.namespace),
             Caller("a", lab.a.namespace),
             Caller("c", lab.c.namespace, PODS["c"]),
-            Caller("node", node, sctp_source=NODE_IPS[1]),
+            Caller("node", node, has_vips=True),
         )
 
     def _serve(self) -> None:
