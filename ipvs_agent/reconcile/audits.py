@@ -22,6 +22,10 @@ _FOUNDATION_WAITS = 0.5
 """Seconds until it is looked again whether the foundation may be laid."""
 
 
+_SPREAD = 0.9
+"""The part of a sync period over which an audit is spread: it is over when the next one is due."""
+
+
 class Audits:
     """The audits of one reconciler, in whose thread all of this runs but for the jobs of the worker."""
 
@@ -56,6 +60,8 @@ class Audits:
         """Whether another one is to follow the one under way at once."""
         self._began = 0.0
         self._between_slices = 0.0
+        self._next_slice = 0.0
+        """When the next slice is due, however long the last one took."""
         self._is_resting = False
         """Whether it waits for its next slice."""
         self._outline: Iterator[Outlined] | None = None
@@ -124,7 +130,8 @@ class Audits:
         self._unread = dict.fromkeys(keys)
         self._in_full = keys[self._number % audit.IN_FULL :: audit.IN_FULL]
         slices = len(keys) // audit.SLICE + len(self._in_full) // audit.SLICE + 2
-        self._between_slices = self._sync_period / slices
+        self._between_slices = _SPREAD * self._sync_period / slices
+        self._next_slice = self._clock()
         self.read_slice()
 
     def go_on_after_rest(self) -> None:
@@ -169,9 +176,10 @@ class Audits:
             self._outline = None
             self._unread.update(dict.fromkeys(self._in_full))
         if self._outline is not None or self._unread:
-            rest = 0.0 if self._is_hurried else self._between_slices
+            now = self._clock()
+            self._next_slice = max(now, self._next_slice + self._between_slices)
             self._is_resting = True
-            self._timers.add(self._clock() + rest, SliceDue())
+            self._timers.add(now if self._is_hurried else self._next_slice, SliceDue())
         else:
             self.end()
 
