@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -72,18 +73,19 @@ def _measure(size: Size) -> results.Row:
     settings = msgspec.structs.replace(bench.SETTINGS, sync_period=PERIOD)
     with bench.serving(size, settings) as agent:
         changes = _Changes(agent, size)
-        _wait_for_audit(agent, f"an audit of {size}")
+        first = _wait_for_audit(agent, f"an audit of {size}")
         progress.say(f"an audit of {size} is under way")
-        agent.wait_until(lambda: not _is_under_way(agent))
-        begun, ended = agent.audits_begun[-1], agent.audits_ended[-1]
+        agent.wait_until(lambda: _has_ended(agent, first))
+        begun, ended = agent.audits_begun[first], agent.audits_ended[first]
         resting = time.monotonic() + PERIOD / 2
         rest = changes.make(AT_REST, lambda: time.monotonic() < resting, f"changes between audits of {size}")
         meanwhile: list[float] = []
         for number in range(AUDITS):
             if len(meanwhile) < CHANGES:
                 what = f"changes during audit {number + 1} of {AUDITS}, of {size}"
-                _wait_for_audit(agent, what)
-                meanwhile += changes.make(CHANGES - len(meanwhile), lambda: _is_under_way(agent), what)
+                audit = _wait_for_audit(agent, what)
+                goes_on = partial(_goes_on, agent, audit)
+                meanwhile += changes.make(CHANGES - len(meanwhile), goes_on, what)
         progress.say("")
     seconds, cpu = ended.at - begun.at, ended.cpu - begun.cpu
     return {
@@ -91,7 +93,7 @@ def _measure(size: Size) -> results.Row:
         "size": size.services,
         "audit_s": seconds,
         "audit_cpu_s": cpu,
-        "minute_cpu_s": cpu * 60 / (seconds + PERIOD),
+        "minute_cpu_s": cpu * 60 / max(seconds, PERIOD),
         "changes": len(meanwhile),
         **(results.latencies(meanwhile) if meanwhile else dict.fromkeys(_LATENCIES)),
         **{f"rest_{name}": figure for name, figure in results.latencies(rest).items()},
@@ -99,8 +101,8 @@ def _measure(size: Size) -> results.Row:
     }
 
 
-def _wait_for_audit(agent: AgentInProcess, what: str) -> None:
-    """Wait until the next audit has just begun."""
+def _wait_for_audit(agent: AgentInProcess, what: str) -> int:
+    """Wait until the next audit has just begun; return its number."""
     number, begin = len(agent.audits_begun), time.monotonic()
 
     def has_begun() -> bool:
@@ -108,10 +110,15 @@ def _wait_for_audit(agent: AgentInProcess, what: str) -> None:
         return len(agent.audits_begun) > number
 
     agent.wait_until(has_begun)
+    return number
 
 
-def _is_under_way(agent: AgentInProcess) -> bool:
-    return len(agent.audits_begun) > len(agent.audits_ended)
+def _has_ended(agent: AgentInProcess, number: int) -> bool:
+    return len(agent.audits_ended) > number
+
+
+def _goes_on(agent: AgentInProcess, number: int) -> bool:
+    return not _has_ended(agent, number)
 
 
 class _Changes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import bench, cluster, progress, results, sizes, stamped, table
+from benchmarks import bench, cluster, progress, results, sizes, spare, stamped, table
 from benchmarks.sizes import Size
 from ipvs_agent.testing.fake_api import FakeApi
 from tools.lab import talk
@@ -22,6 +23,10 @@ LARGE = (*sizes.SMALL, *sizes.LARGE)
 NO_AUDIT, WITH_AUDITS = "1h", "30s"
 """Sync periods: one that does not end here, and kube-proxy's own."""
 WATCHED = 60.0
+AUDITS = 2
+"""So many are watched, from the begin of one to that of another."""
+HELD = 10.0
+"""Seconds for which the agent stands still, to see what is left of the CPU without it."""
 SETTLING = 5.0
 """Seconds after the start in which what it left to be done is over."""
 PATIENCE = 600.0
@@ -66,17 +71,27 @@ def _measure(size: Size) -> results.Row:
     with _running(size, "api", NO_AUDIT) as (agent, _):
         row["idle"] = _idle_minute(agent, f"{size} from the API")
         row |= {f"api_{name}": mb for name, mb in zip(_MEMORY, bench.memory(agent.pid), strict=True)}
-    with _running(size, "api", WITH_AUDITS) as (agent, stamps):
-        what = f"{size}: from the begin of an audit to that of the next one"
-        _wait(agent, lambda: len(stamped.read(stamps)) > 2, what)
-        row["audits"] = minute_of(stamped.read(stamps))
+    with spare.on_one_cpu(), _running(size, "api", WITH_AUDITS) as (agent, stamps), spare.counting() as left:
+
+        def wait_for_audits(count: int) -> None:
+            what = f"{size}: {count} audits begin, which are {WITH_AUDITS} apart"
+            begun = len(stamped.read(stamps))
+            _wait(agent, lambda: len(stamped.read(stamps)) >= begun + count, what)
+
+        wait_for_audits(1)  # what the start left to be done is over
+        row["audits"] = minute_of(left.rate(lambda: _hold(agent)), left.rate(lambda: wait_for_audits(AUDITS)))
     return row
 
 
-def minute_of(stamps: Sequence[stamped.Stamp]) -> float:
-    """Return the CPU of a minute, from whole audits and the time between them; not from the start."""
-    first, last = stamps[1], stamps[-1]
-    return (last.cpu - first.cpu) * 60 / (last.at - first.at)
+def minute_of(alone: float, at_work: float) -> float:
+    """Return the seconds of CPU that something takes of a minute, by what was left without it and with it."""
+    return 60.0 * (1 - at_work / alone)
+
+
+def _hold(agent: subprocess.Popen[bytes]) -> None:
+    agent.send_signal(signal.SIGSTOP)
+    time.sleep(HELD)
+    agent.send_signal(signal.SIGCONT)
 
 
 def _idle_minute(agent: subprocess.Popen[bytes], what: str) -> float:

@@ -1,16 +1,14 @@
-"""ipvs-agent, which also writes down when each of its audits began and what CPU time it had had by then.
+"""ipvs-agent, which also writes down when each of its audits began.
 
 python -m benchmarks.stamped FILE run ...
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 from unittest import mock
 
 from ipvs_agent.cli import main as ipvs_agent
@@ -18,17 +16,12 @@ from ipvs_agent.reconcile.audits import Audits
 from ipvs_agent.reconcile.foundation import Ground, Needs
 
 
-class Stamp(NamedTuple):
-    """The begin of an audit; the first one is the start."""
+def read(path: Path) -> list[float]:
+    """Return when those began of which was written so far, in seconds of the monotonic clock.
 
-    at: float
-    cpu: float
-
-
-def read(path: Path) -> list[Stamp]:
-    """Return what has been written so far."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [Stamp(*json.loads(line)) for line in lines]
+    The first one is the start.
+    """
+    return [float(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def main(path: Path, arguments: Sequence[str]) -> int:
@@ -36,11 +29,11 @@ def main(path: Path, arguments: Sequence[str]) -> int:
     start = Audits.start
 
     def stamped(audits: Audits, needs: Needs, before: Ground | None) -> None:
-        was_laying, now = audits.is_laying, Stamp(time.monotonic(), time.process_time())
+        was_laying, now = audits.is_laying, time.monotonic()
         start(audits, needs, before)
         if audits.is_laying and not was_laying:  # and it was not put off
             with path.open("a") as file:
-                file.write(f"{json.dumps(now)}\n")
+                file.write(f"{now}\n")
 
     with mock.patch.object(Audits, "start", stamped):
         return ipvs_agent(arguments)
