@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from benchmarks import bench, cluster, floor, in_hand, progress, results, table
+from benchmarks import bench, cluster, floor, in_hand, peak, progress, results, table
 from benchmarks.sizes import SMALL, Size
 from ipvs_agent.cli import main as ipvs_agent
 from ipvs_agent.operations import LINK, ROUTE_PROTOCOL
@@ -42,7 +41,6 @@ _OURS = f"table local proto {ROUTE_PROTOCOL}"
 
 class _Ended(NamedTuple):
     seconds: float
-    peak_mb: float
     said: str
 
 
@@ -137,7 +135,7 @@ def _measure(size: Size) -> results.Row:
         **{f"in_hand_{stage}": seconds for stage, seconds in hand.items()},
         "in_hand_rest": whole - sum(hand.values()),
         "agent": agent.seconds,
-        "agent_peak_mb": agent.peak_mb,
+        "agent_peak_mb": peak.read(agent.said),
         **{f"agent_stage_{stage}": seconds for stage, seconds in bench.stages(agent.said).items()},
         **by_hand,
     }
@@ -152,7 +150,7 @@ def _middle(tries: Iterable[T], of: Callable[[T], float]) -> T:
 def _start(command: list[str]) -> _Ended:
     with bench.namespace() as name:
         inside = ["ip", "netns", "exec", name]
-        return _timed([*inside, sys.executable, "-m", "ipvs_agent", *command])
+        return _timed([*inside, sys.executable, "-m", "benchmarks.peak", *command])
 
 
 def _start_in_hand(manifest: Path) -> dict[str, float]:
@@ -181,20 +179,19 @@ def _replay(recording: floor.Recording) -> dict[str, float]:
 
 
 def _timed(command: Sequence[str], text: str = "") -> _Ended:
-    """Run a command; return how long its process took, and the most memory that it had."""
+    """Run a command; return how long its process took, and what it said."""
     with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as said:
         given.write(text)
         given.seek(0)
         started = time.perf_counter()
         process = subprocess.Popen(command, stdin=given, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)
+        process.wait()
         seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)  # so that nobody waits for it again
         said.seek(0)
         words = said.read()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}:\n{words}")
-    return _Ended(seconds, usage.ru_maxrss / 1024, words)
+    return _Ended(seconds, words)
 
 
 def _save(namespace: str, size: Size) -> dict[str, str]:

@@ -16,6 +16,7 @@ from benchmarks import (
     api,
     bench,
     cluster,
+    peak,
     plots,
     progress,
     results,
@@ -355,3 +356,15 @@ class TestPoints:
         low, high = plots.Point(7, 1.0, "7 of 1"), plots.Point(7, 2.0, "7 of 1")
 
         assert [high] == list(plots._names([(self.LINE, [low]), (self.LINE, [high, plots.Point(9, 3.0)])]))
+
+
+class TestPeak:
+    def test_an_agent_says_what_memory_it_had(self, monkeypatch, capsys):
+        monkeypatch.setattr(peak, "ipvs_agent", lambda arguments: len(arguments))
+
+        assert 2 == peak.main(["run", "--once"])
+        assert peak.read(f"a line of the log\n{capsys.readouterr().err}") > 1.0
+
+    def test_without_that_there_is_no_figure(self):
+        with pytest.raises(ValueError, match="did not say"):
+            peak.read("a line of the log\n")
