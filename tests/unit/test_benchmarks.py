@@ -360,7 +360,7 @@ class TestPoints:
 
 class TestPeak:
     def test_an_agent_says_what_memory_it_had(self, monkeypatch, capsys):
-        monkeypatch.setattr(peak, "ipvs_agent", lambda arguments: len(arguments))
+        monkeypatch.setattr(peak, "ipvs_agent", len)
 
         assert 2 == peak.main(["run", "--once"])
         assert peak.read(f"a line of the log\n{capsys.readouterr().err}") > 1.0
