@@ -90,8 +90,10 @@ def minute_of(alone: float, at_work: float) -> float:
 
 def _hold(agent: subprocess.Popen[bytes]) -> None:
     agent.send_signal(signal.SIGSTOP)
-    time.sleep(HELD)
-    agent.send_signal(signal.SIGCONT)
+    try:
+        time.sleep(HELD)
+    finally:
+        agent.send_signal(signal.SIGCONT)
 
 
 def _idle_minute(agent: subprocess.Popen[bytes], what: str) -> float:

@@ -17,6 +17,8 @@ SIZES = (Size(1000, 10),)
 LARGE = (Size(10000, 10), Size(40000, 2), Size(5000, 50))
 SERVICES = 1000
 """How many Services are updated, if there are as many."""
+AT_REST = 200
+"""So many turns at least are seen without an agent that has work."""
 RATE = 200.0
 """Changes of slices in a second."""
 GOAL_SHARE = 0.2
@@ -50,8 +52,9 @@ def _measure(size: Size) -> results.Row:
         times = _update(agent, _Update(254, count, size.endpoints))
         with spare.counting() as left:
             progress.say(f"rolling update at {size}, with another process that takes the rest of the CPU")
-            at_rest = left.rate(lambda: _take_turns(count, lambda _: None))
-            at_work = left.rate(lambda: _update(agent, _Update(255, count, size.endpoints)))
+            another = _Update(255, count, size.endpoints)
+            at_rest = left.rate(lambda: _take_turns(max(count, AT_REST), lambda _: None))
+            at_work = left.rate(lambda: _update(agent, another))
         progress.say("")
     return {
         "services": str(size),

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 _COUNT = struct.Struct("=Q")
+_LOOK_AGAIN = 0.05
 _TURNS = 2_000
 """Of the counting process, for each count: long enough that telling of it costs little."""
 
@@ -33,6 +34,11 @@ class Spare:
         begin, before = time.perf_counter(), self._count()
         work()
         return (self._count() - before) / (time.perf_counter() - begin)
+
+    def wait_until_counting(self) -> None:
+        """Wait for the counting process, which has to start first."""
+        while not self._count():
+            time.sleep(_LOOK_AGAIN)
 
     def _count(self) -> int:
         (count,) = _COUNT.unpack_from(self._counter)
@@ -58,7 +64,9 @@ def counting() -> Iterator[Spare]:
         process = subprocess.Popen([sys.executable, "-m", "benchmarks.spare"], stdin=file)
         try:
             with mmap.mmap(file.fileno(), _COUNT.size) as counter:
-                yield Spare(counter)
+                spare = Spare(counter)
+                spare.wait_until_counting()
+                yield spare
         finally:
             process.kill()
             process.wait()

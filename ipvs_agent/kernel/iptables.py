@@ -243,7 +243,8 @@ def _require_family(family: Family) -> None:
 
 def _require(command: str) -> None:
     # shutil.which would do; at a start its import takes as long as what it is asked for.
-    if not any(os.access(Path(folder, command), os.X_OK) for folder in os.get_exec_path()):
+    found = (Path(folder, command) for folder in os.get_exec_path())
+    if not any(path.is_file() and os.access(path, os.X_OK) for path in found):
         raise _not_in_path(command)
 
 

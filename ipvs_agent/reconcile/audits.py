@@ -20,8 +20,6 @@ from ipvs_agent.reconcile.worker import Worker
 
 _FOUNDATION_WAITS = 0.5
 """Seconds until it is looked again whether the foundation may be laid."""
-
-
 _SPREAD = 0.9
 """The part of a sync period over which an audit is spread: it is over when the next one is due."""
 
@@ -130,8 +128,9 @@ class Audits:
         self._unread = dict.fromkeys(keys)
         self._in_full = keys[self._number % audit.IN_FULL :: audit.IN_FULL]
         slices = len(keys) // audit.SLICE + len(self._in_full) // audit.SLICE + 2
-        self._between_slices = _SPREAD * self._sync_period / slices
         self._next_slice = self._clock()
+        remaining = self._began + _SPREAD * self._sync_period - self._next_slice
+        self._between_slices = max(0.0, remaining / slices)
         self.read_slice()
 
     def go_on_after_rest(self) -> None:
@@ -177,9 +176,9 @@ class Audits:
             self._unread.update(dict.fromkeys(self._in_full))
         if self._outline is not None or self._unread:
             now = self._clock()
-            self._next_slice = max(now, self._next_slice + self._between_slices)
+            self._next_slice += self._between_slices
             self._is_resting = True
-            self._timers.add(now if self._is_hurried else self._next_slice, SliceDue())
+            self._timers.add(now if self._is_hurried else max(now, self._next_slice), SliceDue())
         else:
             self.end()
 

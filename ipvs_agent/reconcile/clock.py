@@ -6,16 +6,17 @@ from collections.abc import Callable
 
 
 class RoundClock:
-    """A clock that stands still until it is set: what one round does happens at one time.
+    """A clock that stands still until it is set, for what a round as a whole is early or late for.
 
-    It also spares the loop some twenty readings a change, each of which is a system call where the kernel's
-    clock cannot be read without one.
+    It spares the loop readings, each of which is a system call where the kernel's clock cannot be read
+    without one. Not for when something was seen or written in the kernel, nor for how long it took: a round
+    may be long.
 
-    exact: the clock that it is set by, for how long something took and for other threads; in seconds.
+    exact: the clock that it is set by; in seconds.
     """
 
     def __init__(self, exact: Callable[[], float]) -> None:
-        self.exact = exact
+        self._exact = exact
         self._now = exact()
 
     def __call__(self) -> float:
@@ -24,4 +25,4 @@ class RoundClock:
 
     def set(self) -> None:
         """Go to the time that it is now."""
-        self._now = self.exact()
+        self._now = self._exact()

@@ -7,7 +7,7 @@ mark, which other addresses of the Service share. It stays until neither has any
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -20,7 +20,6 @@ from ipvs_agent.operations import DeleteMember, DeleteVirtualServer, Operation
 from ipvs_agent.reconcile import diff, drain
 from ipvs_agent.reconcile.achieved import Achieved, Held
 from ipvs_agent.reconcile.claims import FOREIGN, LINGERING, Claims, Key
-from ipvs_agent.reconcile.clock import RoundClock
 from ipvs_agent.reconcile.executor import execute
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.timers import DrainCheck, Timers
@@ -36,7 +35,7 @@ class Drains:
         achieved: Achieved,
         timers: Timers,
         report: Report,
-        clock: RoundClock,
+        clock: Callable[[], float],
         *,
         default_limit: float | None,
     ) -> None:
@@ -172,7 +171,7 @@ class Drains:
         progress = self._under_way.get(key)
         if progress is None:
             return {}
-        now, started, limit = self._clock(), self._clock.exact(), self._limit(key)
+        now, limit = self._clock(), self._limit(key)
         leaving = self._leaving(key)
         progress.follow(leaving, now)
         try:
@@ -187,7 +186,7 @@ class Drains:
         overdue = progress.overdue(now, limit) - gone
         operations = drain.removals(key, gone | overdue)
         failures = execute(operations, self._kernel, self._achieved, self._claims.frontend)
-        self._report.applied((), operations, len(failures), self._clock.exact() - started)
+        self._report.applied((), operations, len(failures), self._clock() - now)
         self._report.cut_off(key, sum(observed[endpoint].active for endpoint in overdue))
         still_leaving = self._leaving(key)
         if is_way_in or still_leaving:

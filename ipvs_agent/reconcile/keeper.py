@@ -6,7 +6,7 @@ It brings objects from where they are to where the claims want them, tries again
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ipvs_agent.desired import sets, split
 from ipvs_agent.desired.sets import Purpose
@@ -22,7 +22,6 @@ from ipvs_agent.operations import (
 from ipvs_agent.reconcile import audit, diff, drift, growth
 from ipvs_agent.reconcile.achieved import Achieved, are_alike
 from ipvs_agent.reconcile.claims import FOREIGN, Claims, Key
-from ipvs_agent.reconcile.clock import RoundClock
 from ipvs_agent.reconcile.drains import Drains
 from ipvs_agent.reconcile.executor import Failure, WaitingError, execute, key_of
 from ipvs_agent.reconcile.pacing import Pacing
@@ -46,7 +45,7 @@ class Keeper:
         timers: Timers,
         report: Report,
         unserved: Unserved,
-        clock: RoundClock,
+        clock: Callable[[], float],
         settings: Settings,
     ) -> None:
         self.claims = Claims()
@@ -73,10 +72,10 @@ class Keeper:
             clock,
             default_limit=settings.drain_seconds,
         )
-        self._pacing = Pacing(timers, clock.exact)
+        self._pacing = Pacing(timers, clock)
         self.rebuilds = Rebuilds(kernel, self.claims, self.achieved, timers, report, clock)
         self._slow_start = SlowStart(timers, clock)
-        self._vip_forms = VipForms(settings.vip_mode, self.claims, self.achieved, timers, report, clock.exact)
+        self._vip_forms = VipForms(settings.vip_mode, self.claims, self.achieved, timers, report, clock)
         self.foreign: set[VirtualServerKey] = set()
         """The virtual servers that others have made."""
 
@@ -99,7 +98,7 @@ class Keeper:
         self._note_contests(keys, services)
         if not keys:
             return
-        started = self._clock.exact()
+        started = self._clock()
         if self.may_remove:
             self._drains.let_linger(keys)
         else:
@@ -114,7 +113,7 @@ class Keeper:
         self._drains.remember_ways_in(operations)
         self._make_room(operations)
         failures = execute(operations, self._kernel, self.achieved, self.claims.frontend)
-        self._report.applied(services, operations, len(failures), self._clock.exact() - started)
+        self._report.applied(services, operations, len(failures), self._clock() - started)
         if self.may_remove:
             self._drains.watch(keys)
             self.rebuilds.watch(keys)

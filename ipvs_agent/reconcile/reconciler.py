@@ -111,7 +111,7 @@ class Reconciler:
         self._spacing = Spacing(settings.min_sync_period, self._timers, now)
         self._report = Report(self._timers, now)
         self._unserved = Unserved(outlets, self._report, self._store.service_nearby)
-        self._keeper = Keeper(kernel, self._timers, self._report, self._unserved, now, settings)
+        self._keeper = Keeper(kernel, self._timers, self._report, self._unserved, clock, settings)
         self._repairs = Repairs(self._keeper, kernel, self._timers, self._report, now, rank=self._store.rank)
         self._marks = Marks(self._keeper.achieved.goes_by, self._keeper.claims.owner)
         self._board = outlets.health

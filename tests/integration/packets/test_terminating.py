@@ -91,9 +91,12 @@ class TestEverywhere:
     def test_inside_under_policy_local(self, node, lab, family, protocol, state, who):
         _, names, _ = STATES[state]
         stock = STOCKS[state, LOCAL]
-        for way in stock.ways_in(lab, family) if names else ():
+        for way in stock.ways_in(lab, family):
             asked = (node, client(lab, who), protocol, *way)
-            assert set(names) == pods(*asked, set(names), at_least=ASKED)
+            if names:
+                assert set(names) == pods(*asked, set(names), at_least=ASKED)
+            else:
+                assert is_refused(*asked)
 
     def test_outside_under_policy_local(self, node, lab, family, protocol, state):
         _, everywhere, names = STATES[state]
