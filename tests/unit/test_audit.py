@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
+
 from ipvs_agent.errors import KernelError
 from ipvs_agent.model import RealServer, VirtualServer
 from ipvs_agent.operations import (
@@ -11,7 +15,7 @@ from ipvs_agent.operations import (
     DeleteVirtualServer,
     SetRealServer,
 )
-from ipvs_agent.reconcile import audit
+from ipvs_agent.reconcile import audit, foundation
 from ipvs_agent.reconcile.messages import AddressesChanged
 from ipvs_agent.sources.changes import Kind, Put
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, key, port, service
@@ -67,6 +71,31 @@ def test_the_slices_of_an_audit_are_spread_over_time():
     assert ([COUNT], [COUNT // audit.IN_FULL]) == (outlined, in_full)
     bench.pass_time(2)
     assert [COUNT, audit.SLICE] == outlined  # the next one began a sync period after the first
+
+
+@pytest.mark.parametrize(
+    ("laying", "slow_slice"),
+    [pytest.param(12.0, 0.0, id="the foundation takes long"), pytest.param(0.0, 20.0, id="a slice does")],
+)
+def test_an_audit_is_over_when_the_next_one_is_due(monkeypatch, laying, slow_slice):
+    bench = large()
+    lay, read_outline, begun, slow = foundation.lay, audit.read_outline, [], [slow_slice]
+
+    def slow_lay(*arguments):
+        begun.append(bench.now)
+        bench.now += laying
+        return lay(*arguments)
+
+    def slow_read(outline):
+        bench.now += slow.pop() if slow else 0.0
+        return read_outline(outline)
+
+    monkeypatch.setattr(foundation, "lay", slow_lay)
+    monkeypatch.setattr(audit, "read_outline", slow_read)
+    bench.pass_time(95)
+
+    apart = [after - before for before, after in itertools.pairwise(begun[:3])]
+    assert [pytest.approx(30, abs=0.6)] * 2 == apart
 
 
 def test_what_the_outline_does_not_say_is_found_within_so_many_audits():

@@ -71,6 +71,43 @@ def test_a_connection_holds_its_real_server_no_longer_than_its_limit(annotations
     assert 1 == caplog.text.count("drain timeout, ended connections=1")
 
 
+def test_a_drain_does_not_begin_before_the_round_that_begins_it_gets_there():
+    first = serving(service(), A, B)
+    bench = Bench(first.kernel, drain_seconds=5.0).put(service(), endpoint_slice(endpoints=[A]))
+    planner = bench.reconciler._planner
+    plan = planner.plan
+
+    def slow(*arguments):
+        bench.now += 12.0  # as at a start with tens of thousands of Services
+        return plan(*arguments)
+
+    planner.plan = slow
+    bench.list_all()
+    planner.plan = plan
+
+    assert {1: 1, 2: 0} == behind(bench)
+    assert 4.0 <= seconds_until(bench, lambda: behind(bench) == {1: 1}) <= 6.0
+
+
+def test_counters_stand_still_from_when_they_were_read():
+    bench = serving(service(), A, B)
+    connect(bench, A, active=0, inactive=1, packets=7)
+    bench.put(endpoint_slice(endpoints=[B]))
+    ipvs = bench.kernel.ipvs
+    real_servers, read = ipvs.real_servers, []
+
+    def late(key):
+        if not read:
+            bench.now += 3.0  # what else the round had to do came first
+        read.append(bench.now)
+        return real_servers(key)
+
+    ipvs.real_servers = late
+    seconds_until(bench, lambda: behind(bench) == {2: 1})
+
+    assert 5.0 <= read[-1] - read[0]
+
+
 def test_without_a_limit_it_stays_for_hours():
     bench = serving(service(), A, B).put(endpoint_slice(endpoints=[B]))
     bench.now += 24 * HOUR
