@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ipvs_agent.cli import leave
 from ipvs_agent.cli import main as ipvs_agent
 
 _SAID = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
@@ -33,4 +34,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -1,5 +1,5 @@
 """Runs the command line as python -m ipvs_agent."""
 
-from ipvs_agent.cli import main
+from ipvs_agent.cli import program
 
-raise SystemExit(main())
+program()
