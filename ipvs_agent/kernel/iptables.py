@@ -137,6 +137,10 @@ class NodeIptables:
         """Yield the flavours of this node, the one first that the node seems to use."""
         # The tools ask the kernel for a module even where it has none, which takes a modprobe each time.
         flavours = [name for name in _FLAVOURS if name == _LEGACY or self._modules.may_have("nf_tables")]
+        if self._modules.is_idle("nf_tables") and self._modules.has("ip_tables"):
+            # Without its module nft has no rules, and who has had the other one loaded uses that.
+            yield _candidate(_LEGACY)
+            flavours.remove(_LEGACY)
         named = [_candidate(flavour) for flavour in flavours]
         # A stable sort: nft where nothing else decides.
         yield from sorted(named, key=lambda candidate: candidate.usage, reverse=True)

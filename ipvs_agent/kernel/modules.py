@@ -74,6 +74,11 @@ class NodeModules:
         loadable = self.loadable
         return loadable is None or self._is_there(name) or name in loadable
 
+    def is_idle(self, name: str) -> bool:
+        """Tell whether a module can be loaded and is not, as far as the kernel's lists say."""
+        loadable = self.loadable
+        return loadable is not None and name in loadable and not self._is_there(name)
+
     @property
     def loadable(self) -> frozenset[str] | None:
         """The modules that can be loaded; None where there is no list of them."""

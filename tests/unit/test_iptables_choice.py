@@ -52,6 +52,12 @@ class Node:
             (self.folder / "module" / name).mkdir(parents=True)
         return NodeModules(self.folder / "module", self.folder)
 
+    def loadable(self, *names):
+        """Have the kernel's list name just these modules."""
+        (self.folder / os.uname().release).mkdir()
+        lines = "".join(f"kernel/net/{name}.ko:\n" for name in names)
+        (self.folder / os.uname().release / "modules.dep").write_text(lines)
+
     def used(self, *modules):
         """Return the flavour whose rules are saved, with a kernel that has some modules."""
         return NodeIptables(self.modules(*modules)).save(Family.IPV4).splitlines()[0].removeprefix("# ")
@@ -353,10 +359,29 @@ def test_which_version_knows_random_fully(node, expected, version):
 def test_nft_is_not_asked_where_the_kernel_has_no_nf_tables(node):
     node.install("-nft", saved=RULE)
     node.install("-legacy")
-    (node.folder / os.uname().release).mkdir()
-    (node.folder / os.uname().release / "modules.dep").write_text("kernel/net/ipv4/ip_tables.ko:\n")
+    node.loadable("ip_tables")
 
     assert node.used("ip_tables") == "-legacy"
+
+
+@pytest.mark.parametrize(
+    ("expected", "loaded", "works"),
+    [
+        pytest.param("-legacy", ["ip_tables"], BOTH, id="legacy is loaded, nft is not"),
+        pytest.param("-nft", ["ip_tables", "nf_tables"], BOTH, id="both are"),
+        pytest.param("-nft", [], BOTH, id="neither is"),
+        pytest.param("-nft", ["ip_tables"], frozenset(), id="legacy does not work"),
+    ],
+)
+def test_nft_that_is_not_loaded_gives_way_to_legacy_that_is(node, expected, loaded, works):
+    node.install("-nft")
+    node.install("-legacy", works=works)
+    node.loadable("ip_tables", "nf_tables")
+    for name in NAMES.values():
+        node.script(f"{name}-nft-save", f'echo "$0" >>{node.folder}/calls; echo "# -nft"\n')
+
+    assert expected == node.used(*loaded)
+    assert any("-nft-" in call for call in node.calls()) == (expected == "-nft")
 
 
 def test_legacy_rules_are_not_asked_for_where_there_can_be_none(node, monkeypatch):
