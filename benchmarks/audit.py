@@ -75,7 +75,7 @@ def _measure(size: Size) -> results.Row:
         changes = _Changes(agent, size)
         first = _wait_for_audit(agent, f"an audit of {size}")
         progress.say(f"an audit of {size} is under way")
-        agent.wait_until(lambda: _has_ended(agent, first))
+        agent.wait_until(lambda: not _goes_on(agent, first))
         begun, ended = agent.audits_begun[first], agent.audits_ended[first]
         resting = time.monotonic() + PERIOD / 2
         rest = changes.make(AT_REST, lambda: time.monotonic() < resting, f"changes between audits of {size}")
@@ -113,12 +113,8 @@ def _wait_for_audit(agent: AgentInProcess, what: str) -> int:
     return number
 
 
-def _has_ended(agent: AgentInProcess, number: int) -> bool:
-    return len(agent.audits_ended) > number
-
-
 def _goes_on(agent: AgentInProcess, number: int) -> bool:
-    return not _has_ended(agent, number)
+    return len(agent.audits_ended) <= number
 
 
 class _Changes:

@@ -167,11 +167,6 @@ class AgentInProcess:
                     raise TimeoutError("the agent did not get there in time")
                 self._news.wait(_LOOK_AGAIN)
 
-    def cpu(self) -> float:
-        """Return the seconds of CPU time that its loop has had."""
-        assert self._thread.ident is not None
-        return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
-
     def end(self) -> None:
         """End the reconciler's thread."""
         self._reconciler.tell(Stop())

@@ -8,7 +8,6 @@ import json
 import socket
 import subprocess
 import time
-import uuid
 from pathlib import Path
 
 import pytest
@@ -37,15 +36,6 @@ def shown(name="kube-ipvs0"):
 def vips(namespace):
     with contextlib.closing(NetlinkVips()) as vips:
         yield vips
-
-
-@pytest.fixture
-def bare_namespace():
-    """Yield the name of a network namespace in which not even the loopback device is up."""
-    name = f"ipvs-agent-{uuid.uuid4().hex[:8]}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    yield name
-    subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
 class TestNetlinkVips(VipsContract):

@@ -265,8 +265,8 @@ class TestAudit:
         assert (1, True) == (len(agent.audits_begun), audit._goes_on(agent, 0))
 
         made.end()
-        assert audit._has_ended(agent, 0)
-        assert not audit._has_ended(agent, 1)
+        assert not audit._goes_on(agent, 0)
+        assert audit._goes_on(agent, 1)
 
 
 class FakeAudits:
