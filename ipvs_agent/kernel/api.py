@@ -224,7 +224,10 @@ class Iptables(Protocol):
         """Return the families that the node does not have, whatever its tools say."""
 
     def supports_random_fully(self) -> bool:
-        """Tell whether MASQUERADE takes --random-fully here."""
+        """Tell whether MASQUERADE takes --random-fully, which is taken for granted until rules are refused.
+
+        From then on it is known.
+        """
 
 
 class FlowMatch(msgspec.Struct, frozen=True):

@@ -33,7 +33,8 @@ _TIMEOUT_SECONDS = 60
 # Neither iptables-save nor --test notices that the kernel lacks all of a flavour, and a chain that comes and
 # goes in one transaction changes no rule.
 _PROBE = "*nat\n:IPVS-AGENT-PROBE - [0:0]\n-F IPVS-AGENT-PROBE\n-X IPVS-AGENT-PROBE\nCOMMIT\n"
-# The first that knows --random-fully; every kernel since 3.13 has it.
+_RANDOM_FULLY = "--random-fully"
+# The first that knows it; every kernel since 3.13 has it.
 _RANDOM_FULLY_SINCE = (1, 6, 2)
 _VERSION = re.compile(r"\bv(\d+)\.(\d+)\.(\d+)")
 
@@ -46,8 +47,6 @@ class _Tools(NamedTuple):
     flavour: str
     families: frozenset[Family]
     """The families for which they work."""
-    random_fully: bool
-    """Whether MASQUERADE takes --random-fully."""
     refusals: Mapping[Family, str]
     """Why they do not work for the other families."""
 
@@ -62,6 +61,8 @@ class NodeIptables:
     def __init__(self, modules: NodeModules | None = None) -> None:
         self._modules = modules or NodeModules()
         self._found: _Tools | None = None
+        self._random_fully: bool | None = None
+        """Whether MASQUERADE takes --random-fully; None: nothing was refused, so nobody had to ask."""
 
     def save(self, family: Family) -> str:
         """Return the rules of all tables, as iptables-save prints them."""
@@ -69,7 +70,12 @@ class NodeIptables:
 
     def restore(self, family: Family, text: str, flavour: str | None = None) -> None:
         """Apply iptables-restore input without flushing what it does not name; all of a table or nothing."""
-        _restore(self._tools.flavour if flavour is None else flavour, family, text)
+        try:
+            _restore(self._tools.flavour if flavour is None else flavour, family, text)
+        except _Refused:
+            if self._random_fully is None and _RANDOM_FULLY in text:
+                self._random_fully = _knows_random_fully(self._tools.flavour, family)
+            raise
 
     def all_rules(self) -> list[Rules]:
         """Return the rules of every flavour and family that can be read; for this nothing is written."""
@@ -100,8 +106,8 @@ class NodeIptables:
         return frozenset() if _has_ipv6() else frozenset({Family.IPV6})
 
     def supports_random_fully(self) -> bool:
-        """Tell whether MASQUERADE takes --random-fully here."""
-        return self._tools.random_fully
+        """Tell whether MASQUERADE takes --random-fully here, which is not known until rules are refused."""
+        return self._random_fully is not False
 
     @property
     def _tools(self) -> _Tools:
@@ -125,8 +131,7 @@ class NodeIptables:
                 except _Refused as error:
                     refusals[family] = str(error)
             if working:
-                random_fully = _knows_random_fully(candidate.flavour, min(working))
-                return _Tools(candidate.flavour, frozenset(working), random_fully, refusals)
+                return _Tools(candidate.flavour, frozenset(working), refusals)
             refused += refusals.values()
         raise MissingModule(
             "no iptables of this node works: it needs the package iptables, and the kernel modules nf_tables"
@@ -161,7 +166,7 @@ class NodeIptables:
                 working.add(family)
             except CommandFailed as error:
                 refusals[family] = str(error)
-        return _Tools(known.flavour, frozenset(working), known.random_fully, refusals)
+        return _Tools(known.flavour, frozenset(working), refusals)
 
     def _try(self, flavour: str, family: Family) -> None:
         """Raise _Refused where a flavour does not work for a family."""
@@ -235,7 +240,7 @@ def _restore(flavour: str, family: Family, text: str) -> None:
 
 
 def _knows_random_fully(flavour: str, family: Family) -> bool:
-    """Tell whether a flavour's MASQUERADE takes --random-fully; the tools of both families come together."""
+    """Ask for the version of a flavour's tools; those of both families come together."""
     found = _VERSION.search(_run(_command(flavour, family, "restore"), "--version"))
     return found is not None and tuple(map(int, found.groups())) >= _RANDOM_FULLY_SINCE
 

@@ -25,6 +25,9 @@ from ipvs_agent.model import (
 
 PATH = "/proc/thread-self/net/ip_vs"
 """That of the network namespace of the thread that opens it."""
+BUFFER = 1 << 16
+"""Octets to ask for at once. The kernel gives a page of them, or the lines of one virtual server where these
+are more, and looks for its place at each call; Python would by itself ask for a kilobyte."""
 
 _ARROW = b"->"
 _PROTOCOLS = {protocol.name.encode(): protocol for protocol in Protocol}

@@ -87,14 +87,12 @@ def lay(
     written += _lay_sets(kernel, families)
     undivided = families
     if needs.masquerade is not None:
-        random_fully = kernel.iptables.supports_random_fully()
-        masquerade = msgspec.structs.replace(needs.masquerade, random_fully=random_fully)
-        divided, failed = _lay_all_rules(kernel, working, masquerade, written)
+        divided, failed = _lay_all_rules(kernel, working, needs.masquerade, written)
         if failed and (not divided or failed.keys() - _in_use(kernel, failed, before)):
             raise next(iter(failed.values()))
         refusals |= {family: str(error) for family, error in failed.items()}
         for family in families - divided.keys():
-            divided[family] = _was_divided(family, masquerade, before)
+            divided[family] = _was_divided(family, needs.masquerade, before)
         undivided = frozenset(family for family in families if not divided[family])
     capacities = {name: ip_set.capacity for name, ip_set in kernel.ipsets.sets().items() if ip_set}
     return Ground(
@@ -177,10 +175,19 @@ def _lay_rules(kernel: Kernel, family: Family, masquerade: shim.Masquerade, writ
     """Write the rules where they differ; return whether they tell clients inside the cluster for certain."""
     saved = kernel.iptables.save(family)
     writers = foreign_writers(saved)
-    masquerade = msgspec.structs.replace(masquerade, writes_marks=not writers.of_tags)
+    masquerade = msgspec.structs.replace(
+        masquerade,
+        writes_marks=not writers.of_tags,
+        random_fully=kernel.iptables.supports_random_fully(),
+    )
     text = shim.restore_text(shim.tables(family, masquerade), saved)
     if text:
-        kernel.iptables.restore(family, text)
+        try:
+            kernel.iptables.restore(family, text)
+        except KernelError:
+            if masquerade.random_fully and not kernel.iptables.supports_random_fully():
+                return _lay_rules(kernel, family, masquerade, written)
+            raise
         written.append(f"{family.name} rules")
     return bool(masquerade.inside(family)) and not writers.of_marks
 

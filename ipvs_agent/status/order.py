@@ -25,6 +25,7 @@ _MASK = 0xFFFFFFFF
 _HALF = 1 << 31
 _NO_ARC = -1
 _words = struct.Struct("!4I").unpack
+_address = operator.attrgetter("real_server.address")
 _endpoint = operator.attrgetter("real_server.address", "real_server.port")
 
 
@@ -40,12 +41,12 @@ def sort_real_servers(servers: Sequence[ObservedRealServer]) -> list[ObservedRea
     """Sort real servers by address and port."""
     if len(servers) < 2:
         return list(servers)
-    endpoints = list(map(_endpoint, servers))
-    if {len(address) for address, _port in endpoints} == {4}:
-        lowest, highest = min(endpoints)[0], max(endpoints)[0]
-        if int.from_bytes(highest) - int.from_bytes(lowest) < _HALF:
-            return sorted(servers, key=_endpoint)  # octets compare as numbers, and here that is all
-    return _sort(servers, [(*_padded(address), port) for address, port in endpoints])
+    if all(len(address) == 4 for address in map(_address, servers)):
+        ordered = sorted(servers, key=_endpoint)
+        lowest, highest = map(int.from_bytes, map(_address, (ordered[0], ordered[-1])))
+        if highest - lowest < _HALF:
+            return ordered  # octets compare as numbers, and here that is all
+    return _sort(servers, [(*_padded(address), port) for address, port in map(_endpoint, servers)])
 
 
 def _entry_key(observed: ObservedVirtualServer) -> _Numbers:

@@ -12,6 +12,9 @@ from typing import NamedTuple
 from ipvs_agent.model import IpvsInfo, ObservedRealServer, ObservedVirtualServer
 from ipvs_agent.status.order import sort_real_servers, sort_virtual_servers
 
+_AT_ONCE = 200
+"""Virtual servers whose lines are written together: one by one that takes longer than rendering them."""
+
 Block = str
 """The lines of the real servers of one virtual server."""
 
@@ -39,6 +42,7 @@ def render(
         version = ".".join(map(str, info.version))
         yield f"IP Virtual Server version {version} (size={info.connection_table_size})\n"
     yield form.titles
-    for observed, lines in sort_virtual_servers(entries):
-        yield form.virtual_server(observed)
-        yield lines
+    ordered = sort_virtual_servers(entries)
+    for start in range(0, len(ordered), _AT_ONCE):
+        some = ordered[start : start + _AT_ONCE]
+        yield "".join([form.virtual_server(observed) + lines for observed, lines in some])

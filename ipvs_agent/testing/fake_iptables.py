@@ -44,6 +44,7 @@ class FakeIptables:
         self.usable = frozenset(Family)
         self.off: frozenset[Family] = frozenset()
         self.random_fully = True
+        self._has_refused = False
         self.restored: list[tuple[Family, str]] = []
         """What restore was called with."""
         self._ipsets = ipsets
@@ -78,6 +79,7 @@ class FakeIptables:
                 else:
                     self._apply(family, name, table, line)
             except Refused as error:
+                self._has_refused |= "--random-fully" in text
                 raise CommandFailed(f"iptables-restore: line {number} failed: {error}: {line!r}") from None
         if name:
             raise CommandFailed("iptables-restore: COMMIT expected at the end")
@@ -99,8 +101,8 @@ class FakeIptables:
         return self.off
 
     def supports_random_fully(self) -> bool:
-        """Tell whether MASQUERADE takes --random-fully here."""
-        return self.random_fully
+        """Tell whether MASQUERADE takes --random-fully, which is not known until rules are refused."""
+        return self.random_fully or not self._has_refused
 
     def _must_be_usable(self, family: Family, action: str) -> None:
         if family not in self.usable:

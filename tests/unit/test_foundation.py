@@ -54,6 +54,28 @@ class TestRulesThatSpoilMarks:
         assert () == foundation.lay(kernel, INSIDE, ground).written
 
 
+class TestRandomPorts:
+    """MASQUERADE --random-fully, which old tools do not know."""
+
+    @pytest.mark.parametrize("is_known", [True, False])
+    def test_rules_have_it_where_the_tools_know_it(self, kernel, is_known):
+        kernel.iptables.random_fully = is_known
+
+        ground = foundation.lay(kernel, INSIDE)
+
+        assert ("IPV4 rules", "IPV6 rules") == ground.written[-2:]
+        for family in Family:
+            assert is_known == ("--random-fully" in kernel.iptables.save(family))
+        assert () == foundation.lay(kernel, INSIDE, ground).written
+
+    def test_what_old_tools_refuse_for_another_reason_is_told(self, kernel, monkeypatch):
+        kernel.iptables.random_fully = False
+        refuse(kernel, monkeypatch, "restore", Family.IPV4)
+
+        with pytest.raises(CommandFailed, match="not now"):
+            foundation.lay(kernel, INSIDE)
+
+
 class TestDrafts:
     """Sets that were to take the place of smaller ones, of an agent that was killed at that."""
 

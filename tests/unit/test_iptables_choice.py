@@ -352,8 +352,16 @@ def test_messages_of_tools_are_in_english_whatever_the_locale(node, monkeypatch)
 )
 def test_which_version_knows_random_fully(node, expected, version):
     node.install("-nft", version=version)
+    tables = NodeIptables()
+    tables.families()
+    node.script("iptables-nft-restore", f"[ $1 = --version ] && exec echo v{version}; exit 2\n")
 
-    assert expected == NodeIptables().supports_random_fully()
+    with pytest.raises(errors.CommandFailed):
+        tables.restore(Family.IPV4, "*nat\nCOMMIT\n")
+    assert tables.supports_random_fully()
+    with pytest.raises(errors.CommandFailed):
+        tables.restore(Family.IPV4, "*nat\n-A POSTROUTING -j MASQUERADE --random-fully\nCOMMIT\n")
+    assert expected == tables.supports_random_fully()
 
 
 def test_nft_is_not_asked_where_the_kernel_has_no_nf_tables(node):
