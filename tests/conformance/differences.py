@@ -245,6 +245,8 @@ def _theirs(target: Target, situation: Situation) -> Sequence[Servers]:
     readings = situation.readings(target)
     if not situation.is_local(target):
         return [in_cluster(one) for one in readings]
+    if situation.is_for_clients_inside_alone(target):
+        return [on_node(one) for one in readings]  # UsesClusterEndpoints of kube-proxy's serviceport.go
     return [on_node(one) or in_cluster(one) for one in readings]
 
 

@@ -85,6 +85,14 @@ class Situation:
         field = "internalTrafficPolicy" if kind == CLUSTER else "externalTrafficPolicy"
         return kind in (CLUSTER, *OUTSIDE) and self.spec.get(field) == "Local"
 
+    def is_for_clients_inside_alone(self, target: Target) -> bool:
+        """Whether the port of a target has no address but cluster IPs."""
+        return not (
+            "nodePort" in (self._port(target) or {})
+            or self.spec.get("externalIPs")
+            or (self.service and cases.ingress_of(self.service))
+        )
+
     def kind(self, target: Target) -> str:
         """Return what a target is."""
         target = _anywhere(target)

@@ -354,6 +354,30 @@ class TestRules:
         assert bool(differences.explain(difference, Situation(now))) is is_explained
 
     @pytest.mark.parametrize(
+        ("node_port", "theirs", "is_explained"),
+        [
+            pytest.param(0, "", True, id="nobody here"),
+            pytest.param(0, "c", False, id="others"),
+            pytest.param(1, "c", True, id="others, where clients outside may come"),
+            pytest.param(1, "", False, id="nobody, where they may"),
+        ],
+    )
+    def test_who_serves_of_copies_that_contradict_each_other_where_the_policy_inside_is_local(
+        self, node_port, theirs, is_explained
+    ):
+        state = (
+            objects.service([objects.port(80, "TCP", node_port)], internalTrafficPolicy="Local"),
+            objects.endpoint_slice("a", suffix="-0"),
+            objects.endpoint_slice([objects.state_of("a", ready=False), "c"], suffix="-1"),
+        )
+        (now,) = Case("", (state,)).in_slot(1).states
+        them, us = VirtualServer("-s rr", _servers(theirs)), VirtualServer("-s rr", _servers("a"))
+
+        difference = Difference(Target("tcp", "10.96.1.1", 80), "", them, us)
+
+        assert bool(differences.explain(difference, Situation(now))) is is_explained
+
+    @pytest.mark.parametrize(
         ("caller", "affinity", "kept_at", "is_explained"),
         [
             pytest.param("a", "ClientIP", "b:8080", True, id="a neighbour"),
