@@ -142,6 +142,8 @@ class Node(msgspec.Struct, frozen=True):
 
     name: str
     zone: str = ""
+    is_leaving: bool = False
+    """Whether it is about to go, so that load balancers are to send new connections elsewhere (KEP-3836)."""
     pod_networks: tuple[Network, ...] = ()
     addresses: tuple[Address, ...] = ()
     skipped: tuple[Skipped, ...] = ()
@@ -395,6 +397,26 @@ class HealthCheck(msgspec.Struct, frozen=True):
     """Addresses of ready endpoints on this node."""
 
 
+class NodeHealth(msgspec.Struct, frozen=True):
+    """What load balancers and the kubelet are to hear of this node as a whole."""
+
+    is_healthy: bool
+    """Whether the agent works."""
+    is_eligible: bool = True
+    """Whether the node is one for new connections: not one that is about to go or gone."""
+    stale_seconds: float = 0.0
+    """For how long the kernel has not been as it should be; 0 while healthy."""
+    families: frozenset[Family] = frozenset()
+    """Those that the node serves."""
+
+
+class TrafficPolicy(enum.StrEnum):
+    """Whose policy: that of clients inside the cluster, or outside."""
+
+    INTERNAL = "internal"
+    EXTERNAL = "external"
+
+
 class ServicePlan(msgspec.Struct, frozen=True):
     """What this node needs for one Service: in the kernel, and as a server for its load balancer."""
 
@@ -406,6 +428,8 @@ class ServicePlan(msgspec.Struct, frozen=True):
     skipped: tuple[Skipped, ...] = ()
     counts: Mapping[ServicePort, int] = {}
     """How many endpoints each port has on all nodes, where not every scheduler has room for as many."""
+    not_local: frozenset[tuple[TrafficPolicy, Family]] = frozenset()
+    """The policies that are Local while there are endpoints, but none on this node."""
 
 
 def format_netmask(virtual_server: VirtualServer) -> str:

@@ -93,14 +93,14 @@ def _run_on(
     events = (
         api_events(wiring.kubeconfig(arguments, config), settings.node_name) if has_server else NullRecorder()
     )
-    told = RunningOutlets(events)
+    told = RunningOutlets(events, config)
     reconciler = Reconciler(kernel, NodeKernel(), ThreadWorker(), settings, time.monotonic, told.outlets)
     _stop_on_signals(reconciler)
     addresses = AddressEvents(
         lambda: reconciler.tell(AddressesChanged()), lambda: reconciler.tell(LinkLost())
     )
     source = wiring.source(arguments, config, settings.node_name, reconciler.tell)
-    with told.running(reconciler.is_healthy, addresses, source):
+    with told.running(reconciler.health, addresses, source):
         reconciler.run()
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 
 from ipvs_agent import schedulers
-from ipvs_agent.addresses import Network, family_of, parse_network
+from ipvs_agent.addresses import Network, family_of, parse_address, parse_network
 from ipvs_agent.config import interfaces
 from ipvs_agent.config.document import FieldError, read_document, require, seconds
-from ipvs_agent.config.values import AgentConfig, DetectLocal, LocalMode
+from ipvs_agent.config.values import AgentConfig, DetectLocal, Listen, LocalMode
+from ipvs_agent.sources.checks import quoted
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 KIND = "KubeProxyConfiguration"
@@ -25,6 +26,7 @@ _WITH_EFFECT = frozenset(
         "kind",
         "clientConnection.kubeconfig",
         "detectLocalMode",
+        "healthzBindAddress",
         "hostnameOverride",
         "iptables.localhostNodePorts",
         "iptables.masqueradeAll",
@@ -33,6 +35,7 @@ _WITH_EFFECT = frozenset(
         "ipvs.scheduler",
         "ipvs.strictARP",
         "ipvs.syncPeriod",
+        "metricsBindAddress",
         "nodePortAddresses",
     }
 )
@@ -89,6 +92,8 @@ class _File(_Section):
     cluster_cidr: str | None = msgspec.field(default=None, name="clusterCIDR")
     detect_local_mode: str | None = None
     detect_local: _DetectLocal | None = None
+    healthz_bind_address: str | None = None
+    metrics_bind_address: str | None = None
     node_port_addresses: list[str] | None = None
     iptables: _Iptables | None = None
     ipvs: _Ipvs | None = None
@@ -140,6 +145,8 @@ def _config(file: _File) -> AgentConfig:
         masquerade_all=bool(iptables.masquerade_all),
         localhost_node_ports=iptables.localhost_node_ports,
         strict_arp=bool(ipvs.strict_arp),
+        healthz=_listen("healthzBindAddress", file.healthz_bind_address, defaults.healthz),
+        metrics=_listen("metricsBindAddress", file.metrics_bind_address, defaults.metrics),
     )
 
 
@@ -212,6 +219,22 @@ def _masquerade_bit(bit: int | None, defaults: AgentConfig) -> int:
     if not 0 <= bit <= 31:
         raise FieldError("iptables.masqueradeBit", f"{bit} is not a bit of a mark (0 to 31)")
     return bit
+
+
+def _listen(field: str, text: str | None, default: Listen) -> Listen:
+    """Return where to listen; kube-proxy too takes its default where the text is empty or has no port."""
+    if not text:
+        return default
+    try:
+        if text.count(":") != 1 and not text.startswith("["):
+            return Listen(default.port, (parse_address(text),))
+        host, colon, port = text.rpartition(":")
+        if not (colon and port.isascii() and port.isdecimal() and 0 < int(port) <= 0xFFFF):
+            raise ValueError(port)
+        address = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        return Listen(int(port), (parse_address(address),))
+    except ValueError:
+        raise FieldError(field, f"{quoted(text)} is no IP address and port such as 0.0.0.0:10256") from None
 
 
 def _seconds(field: str, text: str | None) -> float:

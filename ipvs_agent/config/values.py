@@ -7,7 +7,7 @@ import socket
 
 import msgspec
 
-from ipvs_agent.addresses import Network
+from ipvs_agent.addresses import Address, Network, parse_address
 from ipvs_agent.errors import ConfigError
 from ipvs_agent.model import VipMode
 from ipvs_agent.sources.checks import is_subdomain
@@ -30,6 +30,13 @@ class DetectLocal(msgspec.Struct, frozen=True):
     mode: LocalMode = LocalMode.CLUSTER_CIDR
     interface: str = ""
     """Where its packets come in, as `-i` of a rule has it: a bridge, or a prefix and a plus sign."""
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """Where a server of the agent is heard."""
+
+    port: int
+    addresses: tuple[Address, ...]
 
 
 class AgentConfig(msgspec.Struct, frozen=True):
@@ -58,6 +65,10 @@ class AgentConfig(msgspec.Struct, frozen=True):
     strict_arp: bool = False
     """Answer ARP for an address on the interface alone that holds it."""
     vip_mode: VipMode = VipMode.AUTO
+    healthz: Listen = Listen(10256, (parse_address("0.0.0.0"), parse_address("::")))  # noqa: S104
+    """Where it is asked whether this node's agent works."""
+    metrics: Listen = Listen(10249, (parse_address("127.0.0.1"), parse_address("::1")))
+    """Where its metrics are."""
     drain_seconds: float | None = None
     """A draining real server goes after so long at the latest; None: once its connections have ended."""
 

@@ -28,6 +28,7 @@ from ipvs_agent.model import (
     ServicePort,
     SetMember,
     Skipped,
+    TrafficPolicy,
     VirtualServer,
     VirtualServerKey,
     format_endpoint,
@@ -91,6 +92,7 @@ def compile_service(
     """
     frontends: dict[VirtualServerKey, Frontend] = {}
     counts: dict[ServicePort, int] = {}
+    not_local: set[tuple[TrafficPolicy, Family]] = set()
     members: list[SetMember] = []
     skipped: list[Skipped] = []
     wishes, faults = read_wishes(service, node.drain_seconds)
@@ -116,6 +118,8 @@ def compile_service(
             else:
                 frontends[key] = frontend
         skipped += _at_api_server(service, port, node)
+        if serving and not endpoints.on_node(behind, node.name):
+            not_local |= {(policy, port.family) for policy in _local_policies(service, port)}
         members += (
             sets.hairpin_member(port.family, port.protocol, endpoint.address, endpoint.port)
             for endpoint in endpoints.maybe_on_node(behind, node.name)
@@ -130,6 +134,7 @@ def compile_service(
         health,
         tuple(dict.fromkeys(skipped)),
         counts,
+        frozenset(not_local),
     )
 
 
@@ -151,6 +156,13 @@ def external_keys(port: ServicePort, node: NodeView) -> list[VirtualServerKey]:
         )
     # A NodePort may be the port that an external address of the node's own has.
     return list(dict.fromkeys(keys))
+
+
+def _local_policies(service: Service, port: ServicePort) -> Iterator[TrafficPolicy]:
+    if service.internal_local:
+        yield TrafficPolicy.INTERNAL
+    if service.external_local and (port.node_port or port.external_ips or port.load_balancer_ips):
+        yield TrafficPolicy.EXTERNAL
 
 
 def _at_api_server(service: Service, port: ServicePort, node: NodeView) -> Iterator[Skipped]:

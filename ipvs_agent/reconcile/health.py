@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ipvs_agent.model import HealthCheck, ObjectName
+from ipvs_agent.addresses import Family
+from ipvs_agent.model import HealthCheck, Node, NodeHealth, ObjectName
 from ipvs_agent.reconcile.outlets import HealthBoard
 
 _PERIODS = 2
@@ -16,21 +17,32 @@ _HANGING = 2
 
 
 class Health:
-    """Tells the board what has changed; `is_healthy` may be asked in any thread."""
+    """Tells the board what has changed; `now` may be asked in any thread."""
 
     def __init__(self, board: HealthBoard, sync_period: float, clock: Callable[[], float]) -> None:
         self._board = board
         self._patience = max(_PERIODS * sync_period, _LEAST_PATIENCE)
         self._clock = clock
+        self.families: frozenset[Family] = frozenset()
+        """Those that are served."""
+        self._is_node_known = False
+        self._is_eligible = True
         self._checks: dict[ObjectName, HealthCheck] = {}
         self._noted = clock()
         self._behind_since: float | None = self._noted
 
-    def is_healthy(self) -> bool:
-        """Tell whether the loop turns, and has not been kept from its work for long."""
-        now, since = self._clock(), self._behind_since
+    def now(self) -> NodeHealth:
+        """Tell whether the loop turns and has not been kept from its work for long, and of the node."""
+        now, noted, since = self._clock(), self._noted, self._behind_since
         is_late = since is not None and now - since >= self._patience
-        return not is_late and now - self._noted < _HANGING * self._patience
+        is_healthy = not is_late and now - noted < _HANGING * self._patience
+        stale_seconds = 0.0 if is_healthy else now - (noted if since is None else since)
+        return NodeHealth(is_healthy, self._is_eligible, stale_seconds, self.families)
+
+    def note_node(self, node: Node | None) -> None:
+        """Take note of the Node object; None: there is none, so it has gone if there was one before."""
+        self._is_node_known |= node is not None
+        self._is_eligible = not node.is_leaving if node is not None else not self._is_node_known
 
     def note(self, *, is_behind: bool) -> None:
         """Take note, at each turn of the loop, whether something keeps it from its work."""

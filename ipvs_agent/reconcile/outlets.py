@@ -6,8 +6,8 @@ from typing import Protocol
 
 import msgspec
 
-from ipvs_agent.addresses import Address
-from ipvs_agent.model import HealthCheck, ObjectName, Service
+from ipvs_agent.addresses import Address, Family
+from ipvs_agent.model import HealthCheck, ObjectName, Service, TrafficPolicy
 
 
 class HealthBoard(Protocol):
@@ -37,6 +37,13 @@ class Notes(Protocol):
         """Make what was noted readable."""
 
 
+class Metrics(Protocol):
+    """What those find who watch many nodes."""
+
+    def count_not_local(self, policy: TrafficPolicy, family: Family, count: int) -> None:
+        """Say how many Services have a policy Local, and all of their endpoints on other nodes."""
+
+
 class _NoHealthBoard:
     def publish(self, service: ObjectName, check: HealthCheck | None) -> None:
         pass
@@ -58,9 +65,15 @@ class _NoNotes:
         pass
 
 
+class _NoMetrics:
+    def count_not_local(self, policy: TrafficPolicy, family: Family, count: int) -> None:
+        pass
+
+
 class Outlets(msgspec.Struct, frozen=True):
     """All of them; by default nobody is told."""
 
     health: HealthBoard = _NoHealthBoard()
     events: Events = _NoEvents()
     notes: Notes = _NoNotes()
+    metrics: Metrics = _NoMetrics()

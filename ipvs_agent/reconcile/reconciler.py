@@ -19,6 +19,7 @@ from ipvs_agent.desired.compile import NodeView
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import (
+    NodeHealth,
     ObjectName,
     VirtualServerKey,
 )
@@ -26,6 +27,7 @@ from ipvs_agent.reconcile.audits import Audits
 from ipvs_agent.reconcile.claims import Key
 from ipvs_agent.reconcile.clock import RoundClock
 from ipvs_agent.reconcile.crowds import Crowds
+from ipvs_agent.reconcile.figures import Figures
 from ipvs_agent.reconcile.foundation import Ground, Needs, still_missing
 from ipvs_agent.reconcile.health import Health
 from ipvs_agent.reconcile.keeper import Keeper
@@ -117,7 +119,15 @@ class Reconciler:
         self._board = outlets.health
         self._health = Health(outlets.health, settings.sync_period, clock)
         crowds = Crowds(self._timers, now)
-        self._planner = Planner(self._store, self._keeper, self._marks, crowds, self._unserved, self._health)
+        self._planner = Planner(
+            self._store,
+            self._keeper,
+            self._marks,
+            crowds,
+            self._unserved,
+            health=self._health,
+            figures=Figures(outlets.metrics),
+        )
         self._node_reads = NodeReads(background, worker, self.tell)
         self._older_flows = OlderFlows(self._keeper, background, worker, self.tell)
         self._audits = Audits(
@@ -132,9 +142,9 @@ class Reconciler:
         self._troubles: dict[str, str] = {}
         self._is_stopping = False
 
-    def is_healthy(self) -> bool:
+    def health(self) -> NodeHealth:
         """Tell, in any thread, whether the kernel is as it should be or has not been otherwise for long."""
-        return self._health.is_healthy()
+        return self._health.now()
 
     def tell(self, message: Message) -> None:
         """Hand something to the loop, from any thread."""
@@ -276,6 +286,8 @@ class Reconciler:
             return
         self._store.apply(change)
         self._unserved.changed(change)
+        if change.kind is Kind.NODE:
+            self._health.note_node(self._store.node)
         is_said_of_left = isinstance(change, Listed) and self._left and self._view is not None
         if change.kind is Kind.NODE or is_said_of_left or self._has_moved_api_servers():
             self._refresh_view()
@@ -444,6 +456,7 @@ class Reconciler:
         self._audits.succeed()
         self._report.laid(laid.ground, self._ground)
         self._ground, self._laid_needs = laid.ground, laid.needs
+        self._health.families = laid.ground.families
         self._own_addresses = laid.tables.node_addresses
         self._refresh_view()
         if laid.drift is None:

@@ -1,4 +1,4 @@
-"""The part of HTTP/1 that a health check needs: which request it was, and the answer as bytes.
+"""The part of HTTP/1 that a node's pages need: which of them was asked for, and the answer as bytes.
 
 What every client may send is understood or has a defined end; bodies are not read, nothing else is kept of a
 request than how to frame its answer.
@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import NamedTuple
 
+JSON = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
+"""The headers of an answer that is JSON."""
+NOT_FOUND = "404 page not found\n"
 LONGEST_REQUEST = 8192
 """Octets of a request's line and headers."""
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_REQUEST_LINE = re.compile(rb"(%s) [!-~\x80-\xff]+ HTTP/1\.([0-9])" % _TOKEN)
+_REQUEST_LINE = re.compile(rb"(%s) ([!-~\x80-\xff]+) HTTP/1\.([0-9])" % _TOKEN)
 _HEADER = re.compile(rb"(%s):([\t -~\x80-\xff]*)" % _TOKEN)
 # A line may end without the carriage return, as Go's server takes it too.
 _END = re.compile(rb"\r?\n\r?\n")
@@ -39,6 +42,8 @@ class Request(NamedTuple):
     """Of its version: 0 for HTTP/1.0, else 1."""
     wants_body: bool = True
     keeps_connection: bool = True
+    path: str = "/"
+    """Without a query, and as it was sent: `%2F` stays."""
 
 
 def parse(data: bytes) -> Request | None:
@@ -52,7 +57,8 @@ def parse(data: bytes) -> Request | None:
     line = _REQUEST_LINE.fullmatch(first)
     if line is None:
         raise Unanswerable(HTTPStatus.BAD_REQUEST)
-    method, digit = line.groups()
+    method, target, digit = line.groups()
+    path = target.partition(b"?")[0].decode("latin-1")
     minor = min(int(digit), 1)
     keeps_connection = minor == 1
     for text in rest:
@@ -65,8 +71,9 @@ def parse(data: bytes) -> Request | None:
             keeps_connection = b"close" not in words and (keeps_connection or b"keep-alive" in words)
         elif (name == b"content-length" and value != b"0") or name == b"transfer-encoding":
             # What follows is a body that nobody reads, and would be taken for the next request.
-            return Request(end.end(), minor, method != b"HEAD", keeps_connection=False)
-    return Request(end.end(), minor, method != b"HEAD", keeps_connection)
+            keeps_connection = False
+            break
+    return Request(end.end(), minor, method != b"HEAD", keeps_connection, path)
 
 
 def answer(request: Request, status: HTTPStatus, headers: Mapping[str, str], body: bytes) -> bytes:
@@ -82,9 +89,12 @@ def answer(request: Request, status: HTTPStatus, headers: Mapping[str, str], bod
     return "\r\n".join([*lines, "", ""]).encode() + (body if request.wants_body else b"")
 
 
+def text(request: Request, status: HTTPStatus, words: str) -> bytes:
+    """Write an answer in plain text."""
+    headers = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
+    return answer(request, status, headers, words.encode())
+
+
 def refusal(status: HTTPStatus) -> bytes:
     """Write the answer to what is no request."""
-    body = f"{status.value} {status.phrase}".encode()
-    return answer(
-        Request(0, keeps_connection=False), status, {"Content-Type": "text/plain; charset=utf-8"}, body
-    )
+    return text(Request(0, keeps_connection=False), status, f"{status.value} {status.phrase}")

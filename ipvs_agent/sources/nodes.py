@@ -8,6 +8,8 @@ from ipvs_agent.sources import checks, identity, wire
 from ipvs_agent.sources.changes import Kind, Put
 from ipvs_agent.sources.checks import Fault
 
+LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
+"""What the cluster autoscaler puts on a node before it removes it."""
 ZONE_LABEL = "topology.kubernetes.io/zone"
 
 
@@ -15,17 +17,24 @@ def from_wire(node: wire.Node) -> Put:
     """Convert a Node; UnusableError where it has no name."""
     name = identity.name_of(Kind.NODE, node.metadata)
     labels = (node.metadata and node.metadata.labels) or {}
+    spec = node.spec or wire.NodeSpec()
     faults: list[Fault] = []
     return Put(
         Kind.NODE,
         Node(
             name.name,
             zone=labels.get(ZONE_LABEL) or "",
-            pod_networks=_pod_networks(node.spec or wire.NodeSpec(), faults),
+            is_leaving=_is_leaving(node.metadata, spec),
+            pod_networks=_pod_networks(spec, faults),
             addresses=_node_addresses(node.status or wire.NodeStatus(), faults),
             skipped=identity.skipped(Kind.NODE, name, faults),
         ),
     )
+
+
+def _is_leaving(metadata: wire.Metadata | None, spec: wire.NodeSpec) -> bool:
+    is_deleted = bool(metadata and metadata.deletion_timestamp)
+    return is_deleted or any(taint.key == LEAVING_TAINT for taint in spec.taints or ())
 
 
 def _pod_networks(spec: wire.NodeSpec, faults: list[Fault]) -> tuple[Network, ...]:

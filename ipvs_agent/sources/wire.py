@@ -30,6 +30,7 @@ class Metadata(Name):
 
     uid: str | None = None
     creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
     labels: dict[str, str | None] | None = None
     annotations: dict[str, str | None] | None = None
 
@@ -154,11 +155,18 @@ class EndpointSlice(_Wire):
 # --- Node ---------------------------------------------------------------------------------------------------
 
 
+class Taint(_Wire):
+    """spec.taints[] of a Node."""
+
+    key: str | None = None
+
+
 class NodeSpec(_Wire):
     """spec of a Node."""
 
     pod_cidr: str | None = msgspec.field(default=None, name="podCIDR")
     pod_cidrs: list[str] | None = msgspec.field(default=None, name="podCIDRs")
+    taints: list[Taint] | None = None
 
 
 class NodeAddress(_Wire):

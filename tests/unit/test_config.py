@@ -8,7 +8,7 @@ import socket
 import msgspec
 import pytest
 
-from ipvs_agent.addresses import parse_network
+from ipvs_agent.addresses import parse_address, parse_network
 from ipvs_agent.config import (
     AgentConfig,
     DetectLocal,
@@ -17,6 +17,7 @@ from ipvs_agent.config import (
     read_kube_proxy_configuration,
     remarks,
 )
+from ipvs_agent.config.values import Listen
 from ipvs_agent.durations import parse_duration
 from ipvs_agent.errors import ConfigError
 
@@ -52,6 +53,10 @@ somethingNew:
   of: the next version
 """
 )
+
+
+def listen(port, text):
+    return Listen(port, (parse_address(text),))
 
 
 @pytest.fixture
@@ -139,6 +144,17 @@ def test_file_of_kubeadm(read):
         pytest.param("ipvs: {minSyncPeriod: 1s}", {"min_sync_period": 1.0}, id="minSyncPeriod"),
         pytest.param("ipvs: {minSyncPeriod: 0s}", {}, id="minSyncPeriod left to kube-proxy"),
         pytest.param("ipvs: {strictARP: true}", {"strict_arp": True}, id="strictARP"),
+        *(
+            pytest.param(f"{name}BindAddress: '{text}'", expected, id=f"{name} {text}")
+            for name, port in (("healthz", 10256), ("metrics", 10249))
+            for text, expected in (
+                ("", {}),
+                ("0.0.0.0", {name: listen(port, "0.0.0.0")}),
+                ("::", {name: listen(port, "::")}),
+                ("10.0.0.1:1", {name: listen(1, "10.0.0.1")}),
+                ("[fd00::1]:65535", {name: listen(65535, "fd00::1")}),
+            )
+        ),
         pytest.param("ipvs: null", {}, id="null section"),
         pytest.param("mode: ''", {}, id="mode left to kube-proxy"),
     ],
@@ -251,6 +267,24 @@ def test_the_range_of_the_cluster_has_no_effect_where_the_nodes_own_decides(read
             "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth0123456789a}",
             "line 4: detectLocal.interfaceNamePrefix: 'veth0123456789a' is longer than 14 characters",
             id="prefix that is too long with its plus sign",
+        ),
+        *(
+            pytest.param(
+                f"{field}: '{text}'",
+                f"line 3: {field}: '{text}' is no IP address and port such as 0.0.0.0:10256",
+                id=f"{field} {text}",
+            )
+            for field in ("healthzBindAddress", "metricsBindAddress")
+            for text in (
+                "all:1",
+                "10.0.0.1]:1",
+                "10.0.0.1:0",
+                "10.0.0.1:65536",
+                "10.0.0.1:",
+                "[::1]",
+                "[::1]:x",
+                ":10256",
+            )
         ),
         pytest.param(
             "iptables: {localhostNodePorts: 1}",

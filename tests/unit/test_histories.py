@@ -271,6 +271,6 @@ def test_any_history_ends_where_a_fresh_start_would(hazards, seed):
     fresh = history.on_a_fresh_node()
     assert fresh.picture() == history.picture()
     assert fresh.notes.lines == history.notes.lines
-    assert history.bench.reconciler.is_healthy()
+    assert history.bench.reconciler.health().is_healthy
     history.all_services_go()
     assert (history.foreign, set()) == (history.served(), history.bench.vips())

@@ -44,6 +44,7 @@ EDGES = {
     "kubernetes": ("sources/api_client",),
     "urllib3": ("sources/api_client",),
     "subprocess": ("kernel/iptables", "kernel/modules"),
+    "prometheus_client": ("serve/metrics",),
     "yaml": ("yaml_documents", "sources/api_client"),
     "logging": ("logs", "cli/", "reconcile/report"),
 }

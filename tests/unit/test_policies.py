@@ -12,7 +12,7 @@ import pytest
 from ipvs_agent.addresses import Family, format_address, parse_network
 from ipvs_agent.desired import split
 from ipvs_agent.desired.compile import NodeView, compile_service
-from ipvs_agent.model import Protocol, ServiceFlags
+from ipvs_agent.model import Protocol, ServiceFlags, TrafficPolicy
 from ipvs_agent.schedulers.annotations import Choice
 from ipvs_agent.testing.builders import address, endpoint, endpoint_slice, port, service
 
@@ -279,3 +279,37 @@ class TestApiServer:
         assert ["Service shop/web: spec.externalIPs: 198.51.100.10:6443 is the API server's"] == [
             str(one) for one in plan.skipped
         ]
+
+
+class TestWithoutLocalEndpoints:
+    """As TestNoEndpointsMetric of kube-proxy: policies that are Local while all endpoints are elsewhere."""
+
+    INTERNAL, EXTERNAL = ((policy, Family.IPV4) for policy in TrafficPolicy)
+
+    @pytest.mark.parametrize(
+        ("policies", "endpoints", "expected"),
+        [
+            pytest.param({"internal_local": True}, [A, C], set(), id="internal, local ones"),
+            pytest.param({"external_local": True}, [A, C], set(), id="external, local ones"),
+            pytest.param({"internal_local": True}, [C], {INTERNAL}, id="internal, none local"),
+            pytest.param({"external_local": True}, [C], {EXTERNAL}, id="external, none local"),
+            pytest.param(
+                {"internal_local": True, "external_local": True}, [C], {INTERNAL, EXTERNAL}, id="both"
+            ),
+            pytest.param({"internal_local": True, "external_local": True}, [], set(), id="none at all"),
+            pytest.param({}, [C], set(), id="Cluster"),
+            pytest.param(
+                {"internal_local": True}, [changed(C, **NOT_READY)], set(), id="none that serves anywhere"
+            ),
+            pytest.param({"internal_local": True}, [changed(A, **SERVING), C], set(), id="one that leaves"),
+        ],
+    )
+    def test_which_are_named(self, policies, endpoints, expected):
+        asked = service("shop/web", port(node_port=30080), **policies)
+
+        assert expected == compiled(asked, *endpoints, mark=0).not_local
+
+    def test_a_policy_of_clients_that_have_no_address_does_not_count(self):
+        asked = service("shop/web", port(), external_local=True)
+
+        assert not compiled(asked, C, mark=0).not_local

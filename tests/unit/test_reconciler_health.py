@@ -102,13 +102,13 @@ class TestHealthy:
 
         bench.kernel.sysctls.write = refuse
         bench.pass_time(85)
-        assert bench.reconciler.is_healthy()
+        assert bench.reconciler.health().is_healthy
         bench.pass_time(20)
-        assert not bench.reconciler.is_healthy()
+        assert not bench.reconciler.health().is_healthy
         bench.kernel.sysctls.write = write
         bench.pass_time(31)
 
-        assert bench.reconciler.is_healthy()
+        assert bench.reconciler.health().is_healthy
 
     def test_one_service_that_fails_does_not_take_the_node_out_of_all_load_balancers(self):
         bench = serving(service(), A)
@@ -116,7 +116,7 @@ class TestHealthy:
         bench.put(service("shop/late", port("10.96.0.82"))).pass_time(200)
         assert "10.96.0.82" not in bench.vips()
 
-        assert bench.reconciler.is_healthy()
+        assert bench.reconciler.health().is_healthy
 
     def test_one_that_asks_for_a_virtual_server_of_others_does_not_either(self):
         bench = serving(service(), A)
@@ -125,10 +125,10 @@ class TestHealthy:
         bench.put(service("shop/late", port("10.96.0.82", external_ips=["198.51.100.9"]))).pass_time(200)
         assert {} == bench.tables()["-t 198.51.100.9:80"]
 
-        assert bench.reconciler.is_healthy()
+        assert bench.reconciler.health().is_healthy
 
     def test_a_loop_that_hangs_is_unhealthy(self):
         bench = serving(service(), A)
         bench.now += 130
 
-        assert not bench.reconciler.is_healthy()
+        assert not bench.reconciler.health().is_healthy

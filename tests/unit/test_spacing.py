@@ -142,7 +142,7 @@ def test_an_agent_that_serves_a_busy_service_is_healthy():
     for _ in range(70):
         node.flap(0.2)
         node.now += 0.8
-        assert node.reconciler.is_healthy()
+        assert node.reconciler.health().is_healthy
 
 
 def test_what_is_applied_is_said_at_most_once_a_second(caplog):

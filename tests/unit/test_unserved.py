@@ -8,8 +8,11 @@ import errno
 import msgspec
 import pytest
 
+from ipvs_agent.addresses import parse_address
 from ipvs_agent.cli.outlets import RunningOutlets
-from ipvs_agent.model import HealthCheck, ObjectName, Skipped, VirtualServer
+from ipvs_agent.config import AgentConfig
+from ipvs_agent.config.values import Listen
+from ipvs_agent.model import HealthCheck, NodeHealth, ObjectName, Skipped, VirtualServer
 from ipvs_agent.operations import AddVirtualServer, DeleteVirtualServer
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.sources.changes import Kind, Put, Rejected, Removed
@@ -185,8 +188,9 @@ def test_a_health_check_that_is_not_heard_is_said_in_the_same_words_on_all_nodes
 
     error = OSError(errno.EADDRINUSE, "Address already in use", "192.0.2.10:30000")
     check = HealthCheck(30000, ObjectName("shop", "web"), "uid", local_endpoints)
-    told = RunningOutlets(Recorder())
-    with told.running(bool):
+    any_port = Listen(0, (parse_address("127.0.0.1"),))
+    told = RunningOutlets(Recorder(), AgentConfig(healthz=any_port, metrics=any_port))
+    with told.running(lambda: NodeHealth(is_healthy=True)):
         told._unheard(check, error)
 
     note = "port 30000 cannot be listened on: Address already in use"

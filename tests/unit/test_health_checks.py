@@ -18,8 +18,10 @@ import pytest
 
 from ipvs_agent.addresses import parse_address
 from ipvs_agent.model import HealthCheck, ObjectName
-from ipvs_agent.serve import connections, health, http
-from ipvs_agent.serve.health import HealthServers
+from ipvs_agent.serve import connections, http
+from ipvs_agent.serve import servers as servers_module
+from ipvs_agent.serve.health_checks import HealthChecks
+from ipvs_agent.serve.servers import Servers
 
 WEB, SHOP = ObjectName("default", "web"), ObjectName("default", "shop")
 LOOPBACK, LOOPBACK_2, LOOPBACK_6 = (parse_address(text) for text in ("127.0.0.1", "127.0.0.2", "::1"))
@@ -53,11 +55,9 @@ class Bench:
     def __init__(self, patience=6 * PATIENCE, **options):
         self.is_healthy = True
         self.failures = queue.SimpleQueue()
-        self.servers = HealthServers(
-            lambda: self.is_healthy,
-            lambda *failure: self.failures.put(failure),
-            patience=patience,
-            **options,
+        self.servers = Servers(patience=patience, **options)
+        self.checks = HealthChecks(
+            self.servers, lambda: self.is_healthy, lambda *failure: self.failures.put(failure)
         )
 
     def __enter__(self):
@@ -69,7 +69,7 @@ class Bench:
         assert not self.servers._thread.is_alive()
 
     def publish(self, port, count=1, service=WEB):
-        self.servers.publish(service, HealthCheck(port, service, "1234", count))
+        self.checks.publish(service, HealthCheck(port, service, "1234", count))
 
 
 def free_ports(count=1):
@@ -460,7 +460,7 @@ class TestPorts:
             with socket.create_connection(("127.0.0.1", port), PATIENCE) as peer:
                 peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
                 peer.recv(4096)
-                bench.servers.publish(WEB, None)
+                bench.checks.publish(WEB, None)
 
                 assert b"" == everything(peer)
             assert not is_open(port)
@@ -495,14 +495,14 @@ class TestPorts:
             assert list(map(str, range(500))) == [ask(each)[1] for each in ports]
             assert threads + 1 == threading.active_count()
             for number in range(500):
-                bench.servers.publish(ObjectName("default", f"web-{number}"), None)
+                bench.checks.publish(ObjectName("default", f"web-{number}"), None)
             until(lambda: not any(map(is_open, ports)))
 
 
 class TestAddresses:
     def test_only_where_told(self, port):
         with Bench() as bench:
-            bench.servers.listen_on((LOOPBACK_2, LOOPBACK_6))
+            bench.checks.listen_on((LOOPBACK_2, LOOPBACK_6))
             bench.publish(port)
 
             assert [200, 200] == [ask(port, address)[0] for address in ("127.0.0.2", "::1")]
@@ -522,24 +522,24 @@ class TestAddresses:
                 ((), []),
                 (None, ["127.0.0.1", "127.0.0.2", "::1"]),
             ):
-                bench.servers.listen_on(addresses)
+                bench.checks.listen_on(addresses)
                 until(lambda expected=expected: reached() == expected)
             assert bench.failures.empty()
 
     def test_an_address_that_stays_keeps_its_socket(self, port):
         with Bench() as bench:
-            bench.servers.listen_on((LOOPBACK,))
+            bench.checks.listen_on((LOOPBACK,))
             bench.publish(port)
             ask(port)
             before = bench.servers._servers[WEB].listeners[LOOPBACK]
-            bench.servers.listen_on((LOOPBACK_2, LOOPBACK))
+            bench.checks.listen_on((LOOPBACK_2, LOOPBACK))
             until(lambda: is_open(port, "127.0.0.2"))
 
             assert before is bench.servers._servers[WEB].listeners[LOOPBACK]
 
     def test_an_address_that_is_not_there_yet_is_no_failure(self, port):
         with Bench(**QUICK) as bench:
-            bench.servers.listen_on((parse_address("192.0.2.1"), parse_address("2001:db8::1"), LOOPBACK))
+            bench.checks.listen_on((parse_address("192.0.2.1"), parse_address("2001:db8::1"), LOOPBACK))
             bench.publish(port)
 
             assert 200 == ask(port)[0]
@@ -547,14 +547,14 @@ class TestAddresses:
 
     @pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
     def test_a_node_without_ipv6_has_the_other_family(self, port, monkeypatch, number):
-        listen = health._listen
+        listen = servers_module._listen
 
         def listen_without_ipv6(address, port):
             if len(address) == 16:
                 raise OSError(number, "no IPv6")
             return listen(address, port)
 
-        monkeypatch.setattr(health, "_listen", listen_without_ipv6)
+        monkeypatch.setattr(servers_module, "_listen", listen_without_ipv6)
         with Bench(**QUICK) as bench:
             bench.publish(port)
 
@@ -569,7 +569,7 @@ class TestFailure:
             with socket.socket() as other:
                 other.bind(("127.0.0.1", port))
                 other.listen()
-                bench.servers.publish(WEB, check)
+                bench.checks.publish(WEB, check)
 
                 told, error = bench.failures.get(timeout=PATIENCE)
                 assert (check, errno.EADDRINUSE) == (told, error.errno)
@@ -588,20 +588,20 @@ class TestFailure:
                 other.listen()
                 bench.publish(port)
                 bench.failures.get(timeout=PATIENCE)
-                bench.servers.publish(WEB, None)
+                bench.checks.publish(WEB, None)
                 until(lambda: not bench.servers._failing)
             assert not is_open(port)
 
     def test_the_wait_between_attempts_grows_to_a_minute(self, port, monkeypatch):
         now = [1000.0]
-        monkeypatch.setattr(health.time, "monotonic", lambda: now[0])
-        servers = HealthServers(lambda: True, lambda *_: None)
-        servers._want(WEB, HealthCheck(port, WEB, "1234", 1))
+        monkeypatch.setattr(servers_module.time, "monotonic", lambda: now[0])
+        servers = Servers()
+        HealthChecks(servers, lambda: True, lambda *_: None).publish(WEB, HealthCheck(port, WEB, "1234", 1))
         monkeypatch.setattr(
-            health, "_listen", lambda *_: (_ for _ in ()).throw(OSError(errno.EADDRINUSE, ""))
+            servers_module, "_listen", lambda *_: (_ for _ in ()).throw(OSError(errno.EADDRINUSE, ""))
         )
         waits = []
-        servers._open_missing(WEB)
+        servers._follow()
         for _ in range(8):
             waits.append(servers._servers[WEB].retry_at - now[0])
             now[0] = servers._servers[WEB].retry_at
@@ -621,7 +621,7 @@ class TestFailure:
             bench.publish(mine)
             until(lambda: bench.servers._failing)
             stranger.close()
-            bench.servers.publish(SHOP, None)
+            bench.checks.publish(SHOP, None)
 
             assert 200 == ask(mine)[0]
 

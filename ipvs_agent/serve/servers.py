@@ -1,8 +1,7 @@
-"""Health-check node ports: what load balancers ask to learn whether a node has endpoints of a Service.
+"""HTTP servers of the node, all in one thread: sockets that do not block, and one selector.
 
-One thread answers on all ports: sockets that do not block, and one selector. (asyncio would do as well, but
-its import takes longer than the agent's whole start may.) What the reconciler's thread publishes goes through
-a queue, so it waits for nothing.
+(asyncio would do as well, but its import takes longer than the agent's whole start may.) What other threads
+want to be answered goes through a queue, so they wait for nothing.
 """
 
 from __future__ import annotations
@@ -10,18 +9,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import queue
 import resource
 import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from http import HTTPStatus
+from collections.abc import Callable, Hashable, Mapping
+from typing import NamedTuple
 
 from ipvs_agent.addresses import Address, family_of, format_address
-from ipvs_agent.model import HealthCheck, ObjectName, format_endpoint
+from ipvs_agent.model import format_endpoint
 from ipvs_agent.serve import connections, http
+from ipvs_agent.serve.connections import Respond
 
 FIRST_RETRY = 1.0
 LAST_RETRY = 60.0
@@ -34,90 +35,59 @@ _STOP_LIMIT = 1.0
 # does not matter whether we or the kernel are first to know it (nor that IPv6 first looks for duplicates).
 _IP_FREEBIND = 15
 
-_BODY = """\
-{{
-	"service": {{
-		"namespace": "{namespace}",
-		"name": "{name}"
-	}},
-	"localEndpoints": {count},
-	"serviceProxyHealthy": {healthy}
-}}"""
 
+class Site(NamedTuple):
+    """What is answered on a port."""
 
-def answer(request: http.Request, check: HealthCheck, *, is_healthy: bool) -> bytes:
-    """Write what kube-proxy answers: 200 with local endpoints and a healthy proxy, else 503."""
-    is_wanted = check.local_endpoints > 0 and is_healthy
-    headers = {
-        "Content-Type": "application/json",
-        "X-Content-Type-Options": "nosniff",
-        "X-Load-Balancing-Endpoint-Weight": str(check.local_endpoints),
-    }
-    body = _BODY.format(
-        namespace=check.service.namespace,
-        name=check.service.name,
-        count=check.local_endpoints,
-        healthy="true" if is_healthy else "false",
-    )
-    status = HTTPStatus.OK if is_wanted else HTTPStatus.SERVICE_UNAVAILABLE
-    return http.answer(request, status, headers, body.encode())
+    port: int
+    respond: Respond
+    """Gives the answer to a request, in the thread of the servers."""
+    failed: Callable[[OSError], None]
+    """Told, in that thread, once when the port cannot be listened on; it is tried again."""
+    addresses: tuple[Address, ...] = WILDCARDS
 
 
 class _Server:
-    """The sockets of one Service's health check."""
+    """The sockets of a site."""
 
-    def __init__(self, check: HealthCheck) -> None:
-        self.check = check
+    def __init__(self, site: Site) -> None:
+        self.site = site
         self.listeners: dict[Address, socket.socket] = {}
         self.failing_since: float | None = None
         self.is_failure_told = False
         self.retry_delay = FIRST_RETRY
         self.retry_at = 0.0
 
+    def respond(self, request: http.Request) -> bytes:
+        """Answer as the site does now, which may have changed since a connection began."""
+        return self.site.respond(request)
 
-class HealthServers:
-    """Answers on the health-check node ports of all Services; its methods may be called from any thread.
 
-    is_healthy: whether the agent does its work; asked at each request, from the thread of the servers.
-    failed: told, from that thread, once for each check that could not be listened for; it is tried again.
-    """
+class Servers:
+    """Answers where it is told to; its methods may be called from any thread."""
 
-    def __init__(
-        self,
-        is_healthy: Callable[[], bool],
-        failed: Callable[[HealthCheck, OSError], None],
-        *,
-        patience: float = connections.PATIENCE,
-        first_retry: float = FIRST_RETRY,
-    ) -> None:
-        self._is_healthy = is_healthy
-        self._failed = failed
+    def __init__(self, *, patience: float = connections.PATIENCE, first_retry: float = FIRST_RETRY) -> None:
         self._tick = min(patience, first_retry, 1.0)
         self._first_retry = first_retry
-        self._told: queue.SimpleQueue[Callable[[], Iterable[ObjectName]]] = queue.SimpleQueue()
+        self._told: queue.SimpleQueue[Mapping[Hashable, Site | None]] = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="health checks", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="servers", daemon=True)
         self._selector = selectors.DefaultSelector()
         self._waking, self._awake = socket.socketpair()
         for end in (self._waking, self._awake):
             end.setblocking(False)
         self._selector.register(self._awake, selectors.EVENT_READ, self._note_waking)
         # What follows belongs to the thread.
-        self._addresses: tuple[Address, ...] = WILDCARDS
-        self._wanted: dict[ObjectName, HealthCheck] = {}
-        self._servers: dict[ObjectName, _Server] = {}
-        self._failing: set[ObjectName] = set()
+        self._servers: dict[Hashable, _Server] = {}
+        self._failing: set[Hashable] = set()
         self._connections = connections.Connections(self._selector, patience)
 
     # --- For everyone ---------------------------------------------------------------------------------------
 
-    def publish(self, service: ObjectName, check: HealthCheck | None) -> None:
-        """Answer for a Service from now on, or no longer (None)."""
-        self._tell(functools.partial(self._want, service, check))
-
-    def listen_on(self, addresses: tuple[Address, ...] | None) -> None:
-        """Listen on these addresses, or on all of the node (None), from now on."""
-        self._tell(functools.partial(self._move, WILDCARDS if addresses is None else addresses))
+    def replace(self, sites: Mapping[Hashable, Site | None]) -> None:
+        """Answer on some sites from now on, in place of those of the same keys; None: no longer."""
+        self._told.put(sites)
+        self._wake()
 
     def start(self) -> None:
         """Begin to listen."""
@@ -129,10 +99,6 @@ class HealthServers:
         self._stopping.set()
         self._wake()
         self._thread.join(_STOP_LIMIT)
-
-    def _tell(self, change: Callable[[], Iterable[ObjectName]]) -> None:
-        self._told.put(change)
-        self._wake()
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # full: it wakes anyway; closed: it has ended
@@ -164,85 +130,66 @@ class HealthServers:
     def _look_at_clock(self) -> None:
         now = time.monotonic()
         self._connections.end_overdue(now)
-        for name in [each for each in self._failing if self._servers[each].retry_at <= now]:
-            self._open_missing(name)
+        for key in [each for each in self._failing if self._servers[each].retry_at <= now]:
+            self._open_missing(key, self._servers[key])
 
     # --- Which sockets there are ----------------------------------------------------------------------------
-
-    def _want(self, service: ObjectName, check: HealthCheck | None) -> Iterable[ObjectName]:
-        if check is None:
-            self._wanted.pop(service, None)
-        else:
-            self._wanted[service] = check
-        return (service,)
-
-    def _move(self, addresses: tuple[Address, ...]) -> Iterable[ObjectName]:
-        if addresses == self._addresses:
-            return ()
-        self._addresses = addresses
-        return self._wanted
 
     def _follow(self) -> None:
         """Bring the sockets to what has been told.
 
-        All that is to be closed is closed first: a port may go from one Service to another, and a wildcard
-        is in the way of its own addresses.
+        All that is to be closed is closed first: a port may go from one site to another, and a wildcard is in
+        the way of its own addresses.
         """
-        touched: dict[ObjectName, None] = {}
+        touched: dict[Hashable, Site | None] = {}
         with contextlib.suppress(queue.Empty):
             while True:
-                touched.update(dict.fromkeys(self._told.get_nowait()()))
-        if sum(map(self._close_unwanted, touched)):
+                touched |= self._told.get_nowait()
+        if sum(itertools.starmap(self._close_unwanted, touched.items())):
             self._connections.close_orphans()
-            touched.update(dict.fromkeys(self._failing))
-        for name in touched:
-            if name in self._wanted:
-                self._open_missing(name)
+            touched = {**{key: self._servers[key].site for key in self._failing}, **touched}
+        for key, site in touched.items():
+            if site is not None:
+                self._open_missing(key, self._servers.setdefault(key, _Server(site)))
 
-    def _close_unwanted(self, name: ObjectName) -> int:
-        """Close sockets of a Service; return how many."""
-        server = self._servers.get(name)
+    def _close_unwanted(self, key: Hashable, site: Site | None) -> int:
+        """Close sockets of what was answered under a key before; return how many."""
+        server = self._servers.get(key)
         if server is None:
             return 0
-        check = self._wanted.get(name)
-        if check is None or check.port != server.check.port:
-            del self._servers[name]
-            self._failing.discard(name)
+        if site is None or site.port != server.site.port:
+            del self._servers[key]
+            self._failing.discard(key)
             unwanted = list(server.listeners)
         else:
-            server.check = check
-            unwanted = [address for address in server.listeners if address not in self._addresses]
+            server.site = site
+            unwanted = [address for address in server.listeners if address not in site.addresses]
         for address in unwanted:
             listener = server.listeners.pop(address)
             self._selector.unregister(listener)
             listener.close()
         return len(unwanted)
 
-    def _open_missing(self, name: ObjectName) -> None:
-        check = self._wanted[name]
-        server = self._servers.setdefault(name, _Server(check))
+    def _open_missing(self, key: Hashable, server: _Server) -> None:
+        site = server.site
         errors: dict[Address, OSError] = {}
-        for address in self._addresses:
+        for address in site.addresses:
             if address not in server.listeners:
                 try:
-                    listener = _listen(address, check.port)
+                    listener = _listen(address, site.port)
                 except OSError as error:
                     errors[address] = error
                     continue
                 server.listeners[address] = listener
-                respond = functools.partial(self._answer, server)
-                accept = functools.partial(self._connections.accept, listener, respond)
+                accept = functools.partial(self._connections.accept, listener, server.respond)
                 self._selector.register(listener, selectors.EVENT_READ, accept)
-        if server.listeners and self._addresses == WILDCARDS:
+        if server.listeners:
             errors = {each: error for each, error in errors.items() if error.errno not in _NO_SUCH_FAMILY}
-        self._note_errors(name, server, errors)
+        self._note_errors(key, server, errors)
 
-    def _answer(self, server: _Server, request: http.Request) -> bytes:
-        return answer(request, server.check, is_healthy=self._is_healthy())
-
-    def _note_errors(self, name: ObjectName, server: _Server, errors: Mapping[Address, OSError]) -> None:
+    def _note_errors(self, key: Hashable, server: _Server, errors: Mapping[Address, OSError]) -> None:
         if not errors:
-            self._failing.discard(name)
+            self._failing.discard(key)
             server.failing_since, server.is_failure_told = None, False
             return
         now = time.monotonic()
@@ -251,11 +198,11 @@ class HealthServers:
         elif server.retry_at <= now:
             server.retry_delay = min(2 * server.retry_delay, LAST_RETRY)
         server.retry_at = now + server.retry_delay
-        self._failing.add(name)
-        # Not at once: the Service that has the port may be about to lose it, by a change that is on its way.
+        self._failing.add(key)
+        # Not at once: the site that has the port may be about to lose it, by a change that is on its way.
         if not server.is_failure_told and now >= server.failing_since + self._first_retry:
             server.is_failure_told = True
-            self._failed(server.check, next(iter(errors.values())))
+            server.site.failed(next(iter(errors.values())))
 
 
 def _listen(address: Address, port: int) -> socket.socket:
