@@ -51,12 +51,13 @@ class Healthz:
         updated = _written(now - datetime.timedelta(seconds=health.stale_seconds))
         eligible = {"nodeEligible": health.is_eligible} if path == HEALTHZ else {}
         of_family = {"lastUpdated": updated, "healthy": health.is_healthy}
+        status = {_FAMILIES[family]: of_family for family in sorted(health.families)}
         return {
             "lastUpdated": updated,
             "currentTime": _written(now),
             **eligible,
             "healthy": health.is_healthy,
-            "status": {_FAMILIES[family]: of_family for family in sorted(health.families)},
+            **({"status": status} if status else {}),
         }
 
 

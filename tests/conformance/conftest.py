@@ -90,15 +90,21 @@ def api():
 
 
 @pytest.fixture(scope="session")
-def arena(api, tmp_path_factory):
-    """Where cases run."""
+def new_sides(api, tmp_path_factory):
+    """Makes and runs both sides, with what they are configured to do beside what is usual."""
 
     @contextlib.contextmanager
-    def new_sides(configuration):
+    def make(configuration):
         usual = {"clusterCIDR": ",".join(CLUSTER_CIDRS)}
         both = sides.both(tmp_path_factory.mktemp("sides"), {**usual, **configuration})
         with both[0].running(), both[1].running():
             yield both
 
+    return make
+
+
+@pytest.fixture(scope="session")
+def arena(api, new_sides):
+    """Where cases run."""
     with contextlib.closing(Arena(new_sides, api, random.Random(0))) as arena:
         yield arena
