@@ -88,7 +88,7 @@ class Situation:
     def is_for_clients_inside_alone(self, target: Target) -> bool:
         """Whether the port of a target has no address but cluster IPs."""
         return not (
-            "nodePort" in (self._port(target) or {})
+            "nodePort" in (self._port(_anywhere(target)) or {})
             or self.spec.get("externalIPs")
             or (self.service and cases.ingress_of(self.service))
         )

@@ -10,7 +10,7 @@ import pytest
 from tests.conformance import cases, compare, differences, generator, objects, tables
 from tests.conformance.cases import Case, Target
 from tests.conformance.compare import Asked, Difference
-from tests.conformance.lan import PODS
+from tests.conformance.lan import API, PODS
 from tests.conformance.scenarios import SCENARIOS
 from tests.conformance.shrink import shrink
 from tests.conformance.situation import (
@@ -352,6 +352,13 @@ class TestRules:
         difference = Difference(target, caller, both, Asked(frozenset(ours)))
 
         assert bool(differences.explain(difference, Situation(now))) is is_explained
+
+    def test_a_node_port_is_for_clients_outside_at_every_address_of_the_node(self):
+        service = objects.service([objects.port(80, "TCP", 1)], type="NodePort")
+        (now,) = Case("", ((service,),)).in_slot(1).states
+        targets = [Target("tcp", *one) for one in ((API, 30021), ("192.0.2.1", 30021), ("10.96.1.1", 80))]
+
+        assert not any(map(Situation(now).is_for_clients_inside_alone, targets))
 
     @pytest.mark.parametrize(
         ("node_port", "theirs", "is_explained"),
