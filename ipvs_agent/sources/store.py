@@ -79,9 +79,14 @@ class Store:
             self._remove(change.kind, change.name)
 
     def take_dirty(self, limit: int) -> list[ObjectName]:
-        """Return and forget so many dirty Services: what others need, then those touched first."""
-        first = [name for name in dict.fromkeys((*FIRST, *self._dns)) if name in self.dirty]
-        taken = [*first, *(name for name in itertools.islice(self.dirty, limit) if name not in first)]
+        """Return and forget so many dirty Services: what others need, then those touched first and last.
+
+        Half of each, so that a lone change does not wait for the crowd before it, nor anyone for ever.
+        """
+        needed = [name for name in (*FIRST, *self._dns) if name in self.dirty]
+        first = itertools.islice(self.dirty, limit - limit // 2)
+        last = itertools.islice(reversed(self.dirty), limit // 2)
+        taken = list(dict.fromkeys((*needed, *first, *last)))
         for name in taken:
             del self.dirty[name]
         return taken

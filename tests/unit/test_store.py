@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from ipvs_agent.model import EndpointSlice, Node, Service, Skipped
 from ipvs_agent.sources.changes import Kind, Listed, Put, Rejected, Removed
 from ipvs_agent.sources.store import Store
@@ -90,8 +92,23 @@ def test_the_api_servers_own_service_comes_first_and_then_the_dns():
         put(store, service(text))
 
     first = [name("default/kubernetes"), name("kube-system/kube-dns")]
-    assert [*first, name("a/a"), name("a/b")] == store.take_dirty(2)
-    assert [name("a/c")] == store.take_dirty(2)
+    assert [*first, name("a/a")] == store.take_dirty(2)
+    assert [name("a/b"), name("a/c")] == store.take_dirty(2)
+
+
+def test_a_lone_change_does_not_wait_for_the_crowd_before_it_nor_the_crowd_for_ever():
+    store = Store("node-a")
+    for number in range(100):
+        put(store, service(f"crowd/{number}"))
+    waited = 0
+    for number in itertools.count():
+        put(store, service(f"lone/{number}"))
+        taken = store.take_dirty(10)
+        assert name(f"lone/{number}") in taken
+        if name("crowd/50") in taken:
+            break
+        waited += 1
+    assert 10 == waited
 
 
 def test_what_is_labelled_as_the_dns_comes_before_all_but_those_until_it_is_not_or_goes():
