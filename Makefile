@@ -45,12 +45,11 @@ kube: machine ## run the tests against a real kube-apiserver, built at the first
 	$(PYTHON) -m tests.kube run --backend $(BACKEND) --timeout $(TIMEOUT) --env CI -- \
 		$(PYTHON) -m pytest tests/e2e $(ARGS)
 
-conformance: machine ## compare with the real kube-proxy; SEED=n CASES=n or CASE=n for random cases alone, FRESH=n of a fresh seed
+conformance: machine ## compare with the real kube-proxy; SEED=n CASES=n or CASE=n for random cases alone
 	@tools/install kube
 	$(PYTHON) -m tests.kube build
 	$(PYTHON) -m tests.kube run --backend $(BACKEND) --timeout $(TIMEOUT) --env CI -- $(PYTHON) -m pytest \
 		-s tests/conformance$(if $(SEED),/test_random.py --seed $(SEED)) $(if $(CASES),--cases $(CASES)) \
-		$(if $(FRESH),--fresh-cases $(FRESH)) \
 		$(foreach number,$(CASE),--case $(number)) $(ARGS)
 
 nightly: ## run what takes too long for each change: all integration tests on an emulated machine

@@ -24,25 +24,18 @@ FRESH_SEED = random.SystemRandom().randrange(10**6)
 def pytest_addoption(parser):
     parser.addoption("--seed", type=int, help="of the random cases; a fixed and a fresh one by default")
     parser.addoption("--cases", type=int, default=100, help="how many random cases of each seed")
-    parser.addoption("--fresh-cases", type=int, help="how many of the fresh one, where not as many")
     parser.addoption("--case", type=int, action="append", help="only the random case of this number")
 
 
 def pytest_report_header(config):
     chosen, seeds = config.getoption("case"), " and ".join(map(str, _seeds(config)))
-    counts = " and ".join(str(_count(config, seed)) for seed in _seeds(config))
-    what = f"the first {counts}" if chosen is None else ", ".join(map(str, chosen))
+    what = f"the first {config.getoption('cases')}" if chosen is None else ", ".join(map(str, chosen))
     return f"random cases: {what} of seed {seeds}"
 
 
 def pytest_generate_tests(metafunc):
     if "seed" in metafunc.fixturenames:
         metafunc.parametrize("seed", _seeds(metafunc.config))
-
-
-def _count(config, seed):
-    fresh = config.getoption("fresh_cases")
-    return fresh if seed == FRESH_SEED and fresh is not None else config.getoption("cases")
 
 
 def _seeds(config):
@@ -61,12 +54,6 @@ def node(name, addresses, pod_cidrs, zone):
         "spec": {"podCIDR": pod_cidrs[0], "podCIDRs": list(pod_cidrs)},
         "status": {"addresses": [{"type": "InternalIP", "address": one} for one in addresses]},
     }
-
-
-@pytest.fixture
-def count(request, seed):
-    """How many random cases of a seed are to run."""
-    return _count(request.config, seed)
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ SHRINK_SECONDS = 300.0
 
 
 @pytest.mark.timeout(3600)
-def test_both_sides_do_the_same(arena, seed, count, request):
-    numbers = request.config.getoption("case") or range(count)
+def test_both_sides_do_the_same(arena, seed, request):
+    numbers = request.config.getoption("case") or range(request.config.getoption("cases"))
     drawn = generator.cases(seed, max(numbers, default=-1) + 1)
     cases = [drawn[number] for number in numbers]
 
