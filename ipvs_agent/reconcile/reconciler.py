@@ -79,7 +79,7 @@ from ipvs_agent.sources.store import Store
 
 _SETTLED = 10_000
 """So many objects more have the garbage collector look for garbage, once the agent serves."""
-_ROUND = 50
+_ROUND = 10
 """Services that one round serves; what comes meanwhile waits for no more than that."""
 _START = 500
 """Services that a start serves at a time, when nothing else can come first."""
