@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import socket
+from collections.abc import Mapping
 from typing import NewType
 
 import msgspec
@@ -21,6 +22,12 @@ class Family(enum.IntEnum):
 
     IPV4 = socket.AF_INET
     IPV6 = socket.AF_INET6
+
+
+FAMILY_NAMES: Mapping[Family, str] = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
+"""As Kubernetes spells them."""
+UNSPECIFIED = (Address(bytes(4)), Address(bytes(16)))
+"""0.0.0.0 and ::, which stand for all addresses of a node."""
 
 
 class Network(msgspec.Struct, frozen=True, order=True, gc=False):

@@ -404,8 +404,8 @@ class NodeHealth(msgspec.Struct, frozen=True):
     """Whether the agent works."""
     is_eligible: bool = True
     """Whether the node is one for new connections: not one that is about to go or gone."""
-    stale_seconds: float = 0.0
-    """For how long the kernel has not been as it should be; 0 while healthy."""
+    age: float = 0.0
+    """Seconds since the kernel was last known to be as it should be."""
     families: frozenset[Family] = frozenset()
     """Those that the node serves."""
 

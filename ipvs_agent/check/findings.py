@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ipvs_agent import schedulers
-from ipvs_agent.addresses import Family, family_of
+from ipvs_agent.addresses import FAMILY_NAMES, Family, family_of
 from ipvs_agent.check.facts import Facts, Finding, Level, ModuleState
 from ipvs_agent.config import AgentConfig, LocalMode, remarks
 from ipvs_agent.desired import releases
@@ -32,7 +32,6 @@ _LEGACY = {Family.IPV4: ("ip_tables", "iptable_nat"), Family.IPV6: ("ip6_tables"
 BACKENDS = ("nf_tables", "ip_tables", "ip6_tables")
 """The modules without which there are no rules."""
 
-_NAMES = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
 _NAMED = 3
 """How many of many are named."""
 
@@ -145,7 +144,7 @@ def _packet_filter(facts: Facts, config: AgentConfig) -> Findings:
         if refusal and _is_asked_for(family, config):
             yield Finding(
                 Level.WARNING,
-                _NAMES[family],
+                FAMILY_NAMES[family],
                 f"Services are not served over it: {refusal}",
                 "mend that; or say by a clusterCIDR of the other family alone that it is not wanted",
             )
@@ -208,8 +207,8 @@ def _detector(facts: Facts, config: AgentConfig) -> Findings:
         yield Finding(
             Level.WARNING,
             "clusterCIDR",
-            f"says nothing of {' and '.join(_NAMES[family] for family in without)}, so clients inside the"
-            " cluster cannot be told from those outside: with externalTrafficPolicy Local all of them get"
+            f"says nothing of {' and '.join(FAMILY_NAMES[family] for family in without)}, so clients inside"
+            " the cluster cannot be told from those outside: with externalTrafficPolicy Local all of them get"
             f" endpoints of this node, or of any node where this one has none{masquerade}",
             "set clusterCIDR to the addresses of all pods, or detectLocalMode to what tells this node's pods",
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ipvs_agent import schedulers
-from ipvs_agent.addresses import Network, family_of, parse_address, parse_network
+from ipvs_agent.addresses import UNSPECIFIED, Network, family_of, parse_address, parse_network
 from ipvs_agent.config import interfaces
 from ipvs_agent.config.document import FieldError, read_document, require, seconds
 from ipvs_agent.config.values import AgentConfig, DetectLocal, Listen, LocalMode
@@ -52,6 +52,9 @@ _INPUTS: Mapping[LocalMode, str] = {
     LocalMode.INTERFACE_NAME_PREFIX: "detectLocal.interfaceNamePrefix",
 }
 """The field that a mode needs, which has no effect in another mode."""
+
+_MAPPED = bytes(10) + b"\xff\xff"
+"""How IPv6 addresses begin that are IPv4's, on which nothing that is IPv6 alone can be heard."""
 
 
 class _Section(msgspec.Struct, rename="camel"):
@@ -222,17 +225,23 @@ def _masquerade_bit(bit: int | None, defaults: AgentConfig) -> int:
 
 
 def _listen(field: str, text: str | None, default: Listen) -> Listen:
-    """Return where to listen; kube-proxy too takes its default where the text is empty or has no port."""
+    """Return where to listen; as in kube-proxy the default stands in for what is left out.
+
+    Either unspecified address stands for all of both families there, too.
+    """
     if not text:
         return default
     try:
-        if text.count(":") != 1 and not text.startswith("["):
-            return Listen(default.port, (parse_address(text),))
-        host, colon, port = text.rpartition(":")
-        if not (colon and port.isascii() and port.isdecimal() and 0 < int(port) <= 0xFFFF):
-            raise ValueError(port)
-        address = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        return Listen(int(port), (parse_address(address),))
+        host, number = text, default.port
+        if text.count(":") == 1 or text.startswith("["):
+            host, _, port = text.rpartition(":")
+            if not (port.isascii() and port.isdecimal() and 0 < int(port) <= 0xFFFF):
+                raise ValueError(port)
+            number = int(port)
+        address = parse_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
+        if address.startswith(_MAPPED):
+            raise ValueError(host)
+        return Listen(number, UNSPECIFIED if address in UNSPECIFIED else (address,))
     except ValueError:
         raise FieldError(field, f"{quoted(text)} is no IP address and port such as 0.0.0.0:10256") from None
 

@@ -7,7 +7,7 @@ import socket
 
 import msgspec
 
-from ipvs_agent.addresses import Address, Network, parse_address
+from ipvs_agent.addresses import UNSPECIFIED, Address, Network, parse_address
 from ipvs_agent.errors import ConfigError
 from ipvs_agent.model import VipMode
 from ipvs_agent.sources.checks import is_subdomain
@@ -65,7 +65,7 @@ class AgentConfig(msgspec.Struct, frozen=True):
     strict_arp: bool = False
     """Answer ARP for an address on the interface alone that holds it."""
     vip_mode: VipMode = VipMode.AUTO
-    healthz: Listen = Listen(10256, (parse_address("0.0.0.0"), parse_address("::")))  # noqa: S104
+    healthz: Listen = Listen(10256, UNSPECIFIED)
     """Where it is asked whether this node's agent works."""
     metrics: Listen = Listen(10249, (parse_address("127.0.0.1"), parse_address("::1")))
     """Where its metrics are."""

@@ -119,7 +119,7 @@ def compile_service(
                 frontends[key] = frontend
         skipped += _at_api_server(service, port, node)
         if serving and not endpoints.on_node(behind, node.name):
-            not_local |= {(policy, port.family) for policy in _local_policies(service, port)}
+            not_local |= {(policy, port.family) for policy in _local_policies(service, port, node)}
         members += (
             sets.hairpin_member(port.family, port.protocol, endpoint.address, endpoint.port)
             for endpoint in endpoints.maybe_on_node(behind, node.name)
@@ -158,10 +158,10 @@ def external_keys(port: ServicePort, node: NodeView) -> list[VirtualServerKey]:
     return list(dict.fromkeys(keys))
 
 
-def _local_policies(service: Service, port: ServicePort) -> Iterator[TrafficPolicy]:
+def _local_policies(service: Service, port: ServicePort, node: NodeView) -> Iterator[TrafficPolicy]:
     if service.internal_local:
         yield TrafficPolicy.INTERNAL
-    if service.external_local and (port.node_port or port.external_ips or port.load_balancer_ips):
+    if service.external_local and external_keys(port, node):
         yield TrafficPolicy.EXTERNAL
 
 

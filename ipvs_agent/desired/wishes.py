@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ipvs_agent.addresses import Family
+from ipvs_agent.addresses import FAMILY_NAMES, Family
 from ipvs_agent.durations import parse_duration
 from ipvs_agent.model import FULL_NETMASK, LONGEST_DRAIN, Service
 from ipvs_agent.schedulers.annotations import FLAGS, SCHEDULER, Fault, check_length, quote
@@ -179,16 +179,13 @@ def _netmasks(text: str, service: Service) -> dict[Family, int]:
     for family, length in lengths.items():
         longest = 32 if family == Family.IPV4 else 128
         if not 1 <= length <= longest:
-            raise ValueError(f"{length} is not an {_names[family]} prefix length from 1 to {longest}")
+            raise ValueError(f"{length} is not an {FAMILY_NAMES[family]} prefix length from 1 to {longest}")
     _need_affinity(service)
     served = {port.family for port in service.ports}
     if not served & lengths.keys():
         absent = next(iter(lengths))
-        raise ValueError(f"{quote(text)} is for {_names[absent]}, which the Service does not have")
+        raise ValueError(f"{quote(text)} is for {FAMILY_NAMES[absent]}, which the Service does not have")
     return {family: _netmask(family, length) for family, length in lengths.items()}
-
-
-_names = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
 
 
 def _netmask(family: Family, length: int) -> int:

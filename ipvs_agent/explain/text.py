@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from ipvs_agent.addresses import Family
+from ipvs_agent.addresses import FAMILY_NAMES, Family
 from ipvs_agent.desired.compile import NodeView
 from ipvs_agent.explain.ways import Way, behind, ways_in
 from ipvs_agent.model import (
@@ -20,8 +20,6 @@ from ipvs_agent.model import (
     format_endpoint,
 )
 from ipvs_agent.schedulers import flag_names
-
-_FAMILIES = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
 
 
 def render(
@@ -60,7 +58,7 @@ def _port(
     ways: Sequence[Way],
     node: NodeView,
 ) -> Iterator[str]:
-    yield f"port {port.name or port.port} ({port.protocol.name}, {_FAMILIES[port.family]})"
+    yield f"port {port.name or port.port} ({port.protocol.name}, {FAMILY_NAMES[port.family]})"
     if port.family not in node.families:
         yield "  not served: this node does not have the family"
         return

@@ -241,7 +241,11 @@ def _restore(flavour: str, family: Family, text: str) -> None:
 
 def _knows_random_fully(flavour: str, family: Family) -> bool:
     """Ask for the version of a flavour's tools; those of both families come together."""
-    found = _VERSION.search(_run(_command(flavour, family, "restore"), "--version"))
+    try:
+        said = _run(_command(flavour, family, "restore"), "--version")
+    except CommandFailed:
+        return False
+    found = _VERSION.search(said)
     return found is not None and tuple(map(int, found.groups())) >= _RANDOM_FULLY_SINCE
 
 

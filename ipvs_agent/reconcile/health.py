@@ -23,12 +23,14 @@ class Health:
         self._board = board
         self._patience = max(_PERIODS * sync_period, _LEAST_PATIENCE)
         self._clock = clock
-        self.families: frozenset[Family] = frozenset()
-        """Those that are served."""
-        self._is_node_known = False
-        self._is_eligible = True
+        self._families: frozenset[Family] = frozenset()
+        self._was_node_there = False
+        self._is_eligible = False
+        """Nobody has said so yet."""
         self._checks: dict[ObjectName, HealthCheck] = {}
         self._noted = clock()
+        self._good = self._noted
+        """When it was last not behind."""
         self._behind_since: float | None = self._noted
 
     def now(self) -> NodeHealth:
@@ -36,19 +38,25 @@ class Health:
         now, noted, since = self._clock(), self._noted, self._behind_since
         is_late = since is not None and now - since >= self._patience
         is_healthy = not is_late and now - noted < _HANGING * self._patience
-        stale_seconds = 0.0 if is_healthy else now - (noted if since is None else since)
-        return NodeHealth(is_healthy, self._is_eligible, stale_seconds, self.families)
+        return NodeHealth(is_healthy, self._is_eligible, now - self._good, self._families)
 
     def note_node(self, node: Node | None) -> None:
-        """Take note of the Node object; None: there is none, so it has gone if there was one before."""
-        self._is_node_known |= node is not None
-        self._is_eligible = not node.is_leaving if node is not None else not self._is_node_known
+        """Take note of the Node object once it is known whether there is one.
+
+        None: it has gone, or there never was one, as among most manifests; then nobody wants to hear of it.
+        """
+        self._was_node_there |= node is not None
+        self._is_eligible = not node.is_leaving if node is not None else not self._was_node_there
+
+    def note_families(self, families: frozenset[Family]) -> None:
+        """Take note of the families that are served."""
+        self._families = families
 
     def note(self, *, is_behind: bool) -> None:
         """Take note, at each turn of the loop, whether something keeps it from its work."""
         self._noted = self._clock()
         if not is_behind:
-            self._behind_since = None
+            self._good, self._behind_since = self._noted, None
         elif self._behind_since is None:
             self._behind_since = self._noted
 

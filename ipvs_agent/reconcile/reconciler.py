@@ -74,7 +74,7 @@ from ipvs_agent.reconcile.timers import (
 )
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.worker import Worker
-from ipvs_agent.sources.changes import Change, Kind, Listed, Remark, Trouble
+from ipvs_agent.sources.changes import Change, Kind, Listed, Rejected, Remark, Trouble
 from ipvs_agent.sources.store import Store
 
 _SETTLED = 10_000
@@ -286,7 +286,7 @@ class Reconciler:
             return
         self._store.apply(change)
         self._unserved.changed(change)
-        if change.kind is Kind.NODE:
+        if change.kind is Kind.NODE and not isinstance(change, Rejected):
             self._health.note_node(self._store.node)
         is_said_of_left = isinstance(change, Listed) and self._left and self._view is not None
         if change.kind is Kind.NODE or is_said_of_left or self._has_moved_api_servers():
@@ -456,7 +456,7 @@ class Reconciler:
         self._audits.succeed()
         self._report.laid(laid.ground, self._ground)
         self._ground, self._laid_needs = laid.ground, laid.needs
-        self._health.families = laid.ground.families
+        self._health.note_families(laid.ground.families)
         self._own_addresses = laid.tables.node_addresses
         self._refresh_view()
         if laid.drift is None:

@@ -6,10 +6,10 @@ import functools
 from collections.abc import Callable
 from http import HTTPStatus
 
-from ipvs_agent.addresses import Address
+from ipvs_agent.addresses import UNSPECIFIED, Address
 from ipvs_agent.model import HealthCheck, ObjectName
 from ipvs_agent.serve import http
-from ipvs_agent.serve.servers import WILDCARDS, Servers, Site
+from ipvs_agent.serve.servers import Servers, Site
 
 _BODY = """\
 {{
@@ -52,7 +52,7 @@ class HealthChecks:
         self._servers = servers
         self._is_healthy = is_healthy
         self._failed = failed
-        self._addresses: tuple[Address, ...] = WILDCARDS
+        self._addresses: tuple[Address, ...] = UNSPECIFIED
         self._checks: dict[ObjectName, HealthCheck] = {}
 
     def publish(self, service: ObjectName, check: HealthCheck | None) -> None:
@@ -66,7 +66,7 @@ class HealthChecks:
 
     def listen_on(self, addresses: tuple[Address, ...] | None) -> None:
         """Listen on these addresses, or on all of the node (None), from now on."""
-        wanted = WILDCARDS if addresses is None else addresses
+        wanted = UNSPECIFIED if addresses is None else addresses
         if wanted != self._addresses:
             self._addresses = wanted
             self._servers.replace({name: self._site(check) for name, check in self._checks.items()})

@@ -11,18 +11,18 @@ import json
 from collections.abc import Callable
 from http import HTTPStatus
 
-from ipvs_agent.addresses import Family
+from ipvs_agent.addresses import FAMILY_NAMES
 from ipvs_agent.model import NodeHealth
 from ipvs_agent.serve import http
 
 HEALTHZ, LIVEZ = "/healthz", "/livez"
-_FAMILIES = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
 
 
 class Healthz:
     """The two pages.
 
     health: asked at each request. asked: told of each request by its page and the status of the answer.
+    now: the time, in UTC.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Healthz:
 
     def _body(self, health: NodeHealth, path: str) -> dict[str, object]:
         now = self._now()
-        updated = _written(now - datetime.timedelta(seconds=health.stale_seconds))
+        updated = _written(now - datetime.timedelta(seconds=health.age))
         eligible = {"nodeEligible": health.is_eligible} if path == HEALTHZ else {}
         of_family = {"lastUpdated": updated, "healthy": health.is_healthy}
-        status = {_FAMILIES[family]: of_family for family in sorted(health.families)}
+        status = {FAMILY_NAMES[family]: of_family for family in sorted(health.families)}
         return {
-            "lastUpdated": updated,
+            "lastUpdated": _written(now) if health.is_healthy else updated,
             "currentTime": _written(now),
             **eligible,
             "healthy": health.is_healthy,
@@ -62,4 +62,4 @@ class Healthz:
 
 
 def _written(moment: datetime.datetime) -> str:
-    return moment.astimezone(datetime.UTC).isoformat().replace("+00:00", "Z")
+    return moment.isoformat().replace("+00:00", "Z")

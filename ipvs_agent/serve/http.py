@@ -20,6 +20,8 @@ LONGEST_REQUEST = 8192
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE = re.compile(rb"(%s) ([!-~\x80-\xff]+) HTTP/1\.([0-9])" % _TOKEN)
+# Of a target in absolute form, which every server has to take (RFC 9112, 3.2.2).
+_AUTHORITY = re.compile(rb"^https?://[^/?]*", re.IGNORECASE)
 _HEADER = re.compile(rb"(%s):([\t -~\x80-\xff]*)" % _TOKEN)
 # A line may end without the carriage return, as Go's server takes it too.
 _END = re.compile(rb"\r?\n\r?\n")
@@ -58,7 +60,7 @@ def parse(data: bytes) -> Request | None:
     if line is None:
         raise Unanswerable(HTTPStatus.BAD_REQUEST)
     method, target, digit = line.groups()
-    path = target.partition(b"?")[0].decode("latin-1")
+    path = _AUTHORITY.sub(b"", target).partition(b"?")[0].decode("latin-1")
     minor = min(int(digit), 1)
     keeps_connection = minor == 1
     for text in rest:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from ipvs_agent.addresses import Family
+from ipvs_agent.addresses import FAMILY_NAMES, Family
 from ipvs_agent.model import TrafficPolicy
 from ipvs_agent.serve import http
 from ipvs_agent.serve.healthz import HEALTHZ, LIVEZ
@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
-_FAMILIES = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
 _PAGES = {HEALTHZ: "kubeproxy_proxy_healthz", LIVEZ: "kubeproxy_proxy_livez"}
 
 
 class Metrics:
-    """Figures that any thread may set, and the pages of kube-proxy's metrics server."""
+    """Figures, each set by one thread, and the pages of kube-proxy's metrics server."""
 
     def __init__(self) -> None:
         self._not_local: dict[tuple[TrafficPolicy, Family], int] = {
@@ -60,7 +59,7 @@ class Metrics:
             labels=("traffic_policy", "ip_family"),
         )
         for (policy, family), count in self._not_local.items():
-            not_local.add_metric((policy.value, _FAMILIES[family]), count)
+            not_local.add_metric((policy.value, FAMILY_NAMES[family]), count)
         yield not_local
         for page, name in _PAGES.items():
             asked = CounterMetricFamily(
@@ -72,17 +71,14 @@ class Metrics:
             yield asked
 
     def _metrics(self, request: http.Request) -> bytes:
-        # At the first scrape, for it takes longer than all else that a start imports.
-        from prometheus_client import (  # noqa: PLC0415
-            CONTENT_TYPE_LATEST,
-            CollectorRegistry,
-            ProcessCollector,
-            generate_latest,
-        )
-
+        try:
+            # At the first scrape, for it takes longer than all else that a start imports.
+            import prometheus_client  # noqa: PLC0415
+        except (ImportError, OSError) as error:
+            return http.text(request, HTTPStatus.INTERNAL_SERVER_ERROR, f"prometheus-client: {error}\n")
         if self._registry is None:
-            self._registry = CollectorRegistry()
+            self._registry = prometheus_client.CollectorRegistry()
             self._registry.register(self)
-            ProcessCollector(registry=self._registry)
-        headers = {"Content-Type": CONTENT_TYPE_LATEST}
-        return http.answer(request, HTTPStatus.OK, headers, generate_latest(self._registry))
+            prometheus_client.ProcessCollector(registry=self._registry)
+        headers = {"Content-Type": prometheus_client.CONTENT_TYPE_LATEST}
+        return http.answer(request, HTTPStatus.OK, headers, prometheus_client.generate_latest(self._registry))

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple
 
-from ipvs_agent.addresses import Address, family_of, format_address
+from ipvs_agent.addresses import UNSPECIFIED, Address, family_of, format_address
 from ipvs_agent.model import format_endpoint
 from ipvs_agent.serve import connections, http
 from ipvs_agent.serve.connections import Respond
@@ -27,7 +27,6 @@ from ipvs_agent.serve.connections import Respond
 FIRST_RETRY = 1.0
 LAST_RETRY = 60.0
 
-WILDCARDS = (Address(bytes(4)), Address(bytes(16)))
 _NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _BACKLOG = 128
 _STOP_LIMIT = 1.0
@@ -44,7 +43,7 @@ class Site(NamedTuple):
     """Gives the answer to a request, in the thread of the servers."""
     failed: Callable[[OSError], None]
     """Told, in that thread, once when the port cannot be listened on; it is tried again."""
-    addresses: tuple[Address, ...] = WILDCARDS
+    addresses: tuple[Address, ...] = UNSPECIFIED
 
 
 class _Server:

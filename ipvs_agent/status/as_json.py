@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ipvs_agent.addresses import Family, format_address
+from ipvs_agent.addresses import FAMILY_NAMES, format_address
 from ipvs_agent.model import (
     FULL_NETMASK,
     Counters,
@@ -109,7 +109,7 @@ def _virtual_server(observed: ObservedVirtualServer, table: Sequence[ObservedRea
     key = virtual_server.key
     servers = [each.real_server for each in table]
     return _VirtualServer(
-        family="IPv6" if key.family == Family.IPV6 else "IPv4",
+        family=FAMILY_NAMES[key.family],
         protocol=None if key.mark else Protocol(key.protocol).name,
         address=None if key.mark else format_address(key.address),
         port=None if key.mark else key.port,

@@ -86,12 +86,13 @@ class Situation:
         return kind in (CLUSTER, *OUTSIDE) and self.spec.get(field) == "Local"
 
     def is_for_clients_inside_alone(self, target: Target) -> bool:
-        """Whether the port of a target has no address but cluster IPs."""
-        return not (
-            "nodePort" in (self._port(_anywhere(target)) or {})
-            or self.spec.get("externalIPs")
-            or (self.service and cases.ingress_of(self.service))
-        )
+        """Whether the port of a target has no address of its family but cluster IPs."""
+        if "nodePort" in (self._port(_anywhere(target)) or {}):
+            return False
+        ingress = (self.service or {}).get("status", {}).get("loadBalancer", {}).get("ingress", ())
+        addresses = [one["ip"] for one in ingress if "ip" in one and one.get("ipMode") != "Proxy"]
+        addresses += self.spec.get("externalIPs", ())
+        return all(_family(one) != _family(target.address) for one in addresses)
 
     def kind(self, target: Target) -> str:
         """Return what a target is."""

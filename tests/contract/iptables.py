@@ -52,11 +52,13 @@ class IptablesContract:
         assert frozenset(Family) == iptables.families()
 
     def test_random_fully_is_supported(self, iptables):
+        iptables.restore(Family.IPV4, "*nat\n-A POSTROUTING -j MASQUERADE --random-fully\nCOMMIT\n")
+
+        assert "-j MASQUERADE --random-fully\n" in iptables.save(Family.IPV4)
         assert iptables.supports_random_fully()
 
     def test_asking_what_is_supported_leaves_no_rules(self, iptables):
         iptables.families()
-        iptables.supports_random_fully()
 
         assert {} == present(iptables)
         assert {} == present(iptables, Family.IPV6)

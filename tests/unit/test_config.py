@@ -55,8 +55,8 @@ somethingNew:
 )
 
 
-def listen(port, text):
-    return Listen(port, (parse_address(text),))
+def listen(port, *texts):
+    return Listen(port, tuple(map(parse_address, texts)))
 
 
 @pytest.fixture
@@ -149,8 +149,10 @@ def test_file_of_kubeadm(read):
             for name, port in (("healthz", 10256), ("metrics", 10249))
             for text, expected in (
                 ("", {}),
-                ("0.0.0.0", {name: listen(port, "0.0.0.0")}),
-                ("::", {name: listen(port, "::")}),
+                ("0.0.0.0", {name: listen(port, "0.0.0.0", "::")}),
+                ("[::]:80", {name: listen(80, "0.0.0.0", "::")}),
+                ("::", {name: listen(port, "0.0.0.0", "::")}),
+                ("10.0.0.1", {name: listen(port, "10.0.0.1")}),
                 ("10.0.0.1:1", {name: listen(1, "10.0.0.1")}),
                 ("[fd00::1]:65535", {name: listen(65535, "fd00::1")}),
             )
@@ -284,6 +286,7 @@ def test_the_range_of_the_cluster_has_no_effect_where_the_nodes_own_decides(read
                 "[::1]",
                 "[::1]:x",
                 ":10256",
+                "[::ffff:10.0.0.1]:1",
             )
         ),
         pytest.param(

@@ -361,6 +361,24 @@ class TestRules:
         assert not any(map(Situation(now).is_for_clients_inside_alone, targets))
 
     @pytest.mark.parametrize(
+        ("more", "expected"),
+        [
+            pytest.param({}, {4, 6}, id="cluster IPs alone"),
+            pytest.param({"externalIPs": ["198.51.100.9"]}, {6}, id="an external IP of one family"),
+            pytest.param({"ingress": [{"ip": "198.51.100.9"}]}, {6}, id="a load balancer's"),
+            pytest.param(
+                {"ingress": [{"ip": "198.51.100.9", "ipMode": "Proxy"}]}, {4, 6}, id="one that is a proxy's"
+            ),
+        ],
+    )
+    def test_which_families_are_for_clients_inside_alone(self, more, expected):
+        (now,) = Case("", ((objects.service([objects.port(80)], **more),),)).in_slot(1).states
+        targets = {4: Target("tcp", "10.96.1.1", 80), 6: Target("tcp", "fd00:10:96::11", 80)}
+        situation = Situation(now)
+
+        assert expected == {one for one, at in targets.items() if situation.is_for_clients_inside_alone(at)}
+
+    @pytest.mark.parametrize(
         ("node_port", "theirs", "is_explained"),
         [
             pytest.param(0, "", True, id="nobody here"),

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import datetime
 import json
+import socket
+import time
 from http import HTTPStatus
+from http.client import HTTPConnection
 from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 
-from ipvs_agent.addresses import Family
+from ipvs_agent.addresses import Family, parse_address
+from ipvs_agent.cli.outlets import RunningOutlets
+from ipvs_agent.config import AgentConfig
+from ipvs_agent.config.values import Listen
 from ipvs_agent.model import Node, NodeHealth, ObjectName, TrafficPolicy
 from ipvs_agent.reconcile.figures import Figures
 from ipvs_agent.reconcile.health import Health
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.serve import http
+from ipvs_agent.serve.events import NullRecorder
 from ipvs_agent.serve.healthz import Healthz
 from ipvs_agent.serve.metrics import Metrics
 from ipvs_agent.sources.changes import Kind
@@ -59,7 +68,7 @@ class TestHealthz:
         ("health", "path", "expected"),
         [
             pytest.param(
-                NodeHealth(is_healthy=True, families=BOTH),
+                NodeHealth(is_healthy=True, age=90.0, families=BOTH),
                 "/healthz",
                 {
                     "lastUpdated": AT_NOON,
@@ -67,8 +76,8 @@ class TestHealthz:
                     "nodeEligible": True,
                     "healthy": True,
                     "status": {
-                        "IPv4": {"lastUpdated": AT_NOON, "healthy": True},
-                        "IPv6": {"lastUpdated": AT_NOON, "healthy": True},
+                        "IPv4": {"lastUpdated": BEFORE, "healthy": True},
+                        "IPv6": {"lastUpdated": BEFORE, "healthy": True},
                     },
                 },
                 id="healthy",
@@ -101,7 +110,61 @@ class TestHealthz:
         )
 
         assert (404, "404 page not found\n") == answer(pages.respond, "/")[::2]
+        assert (404, "404 page not found\n") == answer(pages.respond, "http://healthz/livez/")[::2]
         assert not asked
+
+    def test_a_page_may_be_asked_for_by_its_whole_address(self):
+        pages = Healthz(lambda: NodeHealth(True, is_eligible=False), lambda *_: None, lambda: NOON)
+
+        assert 200 == answer(pages.respond, "http://node:10256/livez?verbose")[0]
+        assert 503 == answer(pages.respond, "HTTP://[fd00::1]/healthz")[0]
+
+
+class TestWhere:
+    """On which ports of the node the pages are."""
+
+    LOCAL = (parse_address("127.0.0.1"),)
+
+    @staticmethod
+    def ask(port, path):
+        def answer():
+            with contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+                try:
+                    connection.request("GET", path)
+                    return connection.getresponse().status
+                except ConnectionError:
+                    return None
+
+        return until(answer)
+
+    def running(self, healthz, metrics):
+        config = AgentConfig(healthz=Listen(healthz, self.LOCAL), metrics=Listen(metrics, self.LOCAL))
+        return RunningOutlets(NullRecorder(), config).running(lambda: NodeHealth(is_healthy=True))
+
+    def test_they_are_where_the_configuration_says(self):
+        with socket.socket() as one, socket.socket() as other:
+            for probe in (one, other):
+                probe.bind(("127.0.0.1", 0))
+            healthz, metrics = one.getsockname()[1], other.getsockname()[1]
+        with self.running(healthz, metrics):
+            assert 200 == self.ask(healthz, "/livez")
+            assert 200 == self.ask(metrics, "/proxyMode")
+
+    def test_a_port_that_another_has_is_said(self, caplog):
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            taken = other.getsockname()[1]
+            with self.running(0, taken):
+                until(lambda: f"metrics is not heard port={taken}" in caplog.text)
+
+
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not (got := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    return got
 
 
 class TestNode:
@@ -127,12 +190,13 @@ class TestNode:
 
     def test_one_that_leaves_or_has_gone_is_not_eligible(self):
         health = Health(Outlets().health, 30.0, lambda: 0.0)
-        told = []
+        told = [health.now().is_eligible]
         for node in (None, Node("a"), Node("a", is_leaving=True), Node("a"), None):
             health.note_node(node)
             told.append(health.now().is_eligible)
 
-        assert [True, True, False, True, False] == told  # of manifests nobody wants to hear of a Node
+        # First nobody knows; then there is none, as among most manifests.
+        assert [False, True, True, False, True, False] == told
 
     def test_when_the_kernel_was_last_as_it_should_be(self):
         now = SimpleNamespace(time=1000.0)
@@ -142,10 +206,10 @@ class TestNode:
         health.note(is_behind=True)
         now.time += 59
         health.note(is_behind=True)
-        assert (True, 0.0) == (health.now().is_healthy, health.now().stale_seconds)
+        assert (True, 69.0) == (health.now().is_healthy, health.now().age)
         now.time += 1
 
-        assert (False, 60.0) == (health.now().is_healthy, health.now().stale_seconds)
+        assert (False, 70.0) == (health.now().is_healthy, health.now().age)
 
 
 class TestFigures:
@@ -172,6 +236,19 @@ class TestMetrics:
     @pytest.fixture
     def metrics(self):
         return Metrics()
+
+    @pytest.mark.parametrize("error", [ImportError("no module"), OSError(24, "Too many open files")])
+    def test_without_its_library_nothing_else_is_disturbed(self, metrics, monkeypatch, error):
+        def refuse(name, *arguments):
+            if name == "prometheus_client":
+                raise error
+            return import_(name, *arguments)
+
+        import_ = builtins.__import__
+        monkeypatch.setattr(builtins, "__import__", refuse)
+
+        assert (500, f"prometheus-client: {error}\n") == answer(metrics.respond, "/metrics")[::2]
+        assert 200 == answer(metrics.respond, "/healthz")[0]
 
     def test_what_is_counted_is_shown(self, metrics):
         metrics.count_not_local(TrafficPolicy.EXTERNAL, Family.IPV6, 3)

@@ -364,6 +364,17 @@ def test_which_version_knows_random_fully(node, expected, version):
     assert expected == tables.supports_random_fully()
 
 
+def test_why_rules_are_refused_is_told_where_the_version_is_not(node):
+    node.install("-nft")
+    tables = NodeIptables()
+    tables.families()
+    node.script("iptables-nft-restore", "[ $1 = --version ] && exit 2; echo 'line 2 failed' >&2; exit 2\n")
+
+    with pytest.raises(errors.CommandFailed, match="line 2 failed"):
+        tables.restore(Family.IPV4, "*nat\n-A POSTROUTING -j MASQUERADE --random-fully\nCOMMIT\n")
+    assert not tables.supports_random_fully()
+
+
 def test_nft_is_not_asked_where_the_kernel_has_no_nf_tables(node):
     node.install("-nft", saved=RULE)
     node.install("-legacy")

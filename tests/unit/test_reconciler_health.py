@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from ipvs_agent.addresses import parse_network
+from ipvs_agent.addresses import Family, parse_network
 from ipvs_agent.errors import KernelError
-from ipvs_agent.model import ObjectName, VirtualServer
+from ipvs_agent.model import Node, ObjectName, Skipped, TrafficPolicy, VirtualServer
 from ipvs_agent.operations import AddVip, AddVirtualServer
 from ipvs_agent.reconcile.outlets import Outlets
+from ipvs_agent.sources.changes import Kind, Rejected
 from ipvs_agent.testing.builders import address, endpoint_slice, key, port, service
 from ipvs_agent.testing.fake_kernel import FakeKernel
 from tests.unit.benches import INSIDE, A, C, balanced, refuse, serving
@@ -90,6 +91,50 @@ class TestHealth:
         assert {f"-t [{text}]:30080" if ":" in text else f"-t {text}:30080" for text in expected} == {
             served for served in bench.tables() if served.endswith(":30080")
         }
+
+
+class TestOfTheNode:
+    """What is said of it at /healthz, and counted of it."""
+
+    LEAVES = Node("node-a", is_leaving=True)
+
+    def test_it_is_eligible_until_it_is_about_to_go(self):
+        bench = serving(service(), A)
+        bench.put(Node("node-a"))
+        assert bench.reconciler.health().is_eligible
+        bench.put(self.LEAVES, Node("node-b"))
+
+        assert not bench.reconciler.health().is_eligible
+        assert frozenset(Family) == bench.reconciler.health().families
+
+    def test_nobody_says_so_before_the_nodes_are_listed(self):
+        bench = Bench()
+        assert not bench.reconciler.health().is_eligible
+        bench.list_all()
+
+        assert bench.reconciler.health().is_eligible
+
+    @pytest.mark.parametrize("node", [Node("node-a"), LEAVES])
+    def test_what_cannot_be_read_says_nothing_of_it(self, node):
+        bench = serving(service(), A)
+        bench.put(node)
+        skipped = Skipped("Node node-a", "spec.taints", "Expected `array`")
+        bench.tell(Rejected(Kind.NODE, ObjectName("", "node-a"), skipped))
+
+        assert node.is_leaving is not bench.reconciler.health().is_eligible
+
+    def test_services_without_local_endpoints_are_counted(self):
+        told = {}
+
+        class Metrics:
+            def count_not_local(self, policy, family, count):
+                told[policy, family] = count
+
+        bench = serving(balanced(), C, outlets=Outlets(metrics=Metrics()))
+        assert {(TrafficPolicy.EXTERNAL, Family.IPV4): 1} == told
+        bench.remove(balanced())
+
+        assert {(TrafficPolicy.EXTERNAL, Family.IPV4): 0} == told
 
 
 class TestHealthy:

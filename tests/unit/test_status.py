@@ -88,6 +88,15 @@ def listing(*entries, info=None):
 
 
 class TestDefaultListing:
+    def test_long_ones_are_whole(self):
+        entries = [
+            (ObservedVirtualServer(VirtualServer(tcp(f"10.96.{n >> 8}.{n & 255}", 80), "rr")), [])
+            for n in range(1, 1002)
+        ]
+        lines = listing(*entries).splitlines()
+
+        assert [f"TCP  10.96.{n >> 8}.{n & 255}:80 rr" for n in range(1, 1002)] == lines[-1001:]
+
     def test_the_whole_table(self):
         assert (LISTINGS / "Ln.txt").read_text() == listing(*ENTRIES, info=INFO)
 
