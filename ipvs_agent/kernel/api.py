@@ -1,7 +1,7 @@
 """What the rest of the agent asks of the kernel.
 
 Each Protocol has two implementations: the real one beside this module, and a fake as strict as the kernel in
-ipvs_agent.testing; tests/contract.py holds both to the same behaviour.
+ipvs_agent.testing; tests/contract/ holds both to the same behaviour.
 
 A batch (`apply`) runs in the order given, in as few messages as possible. Its answer is as long as the batch:
 None where the operation was done, else why not. An operation that fails never stops the ones behind it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ ANNOTATION_PREFIXES = ("ipvs-agent.io/", "kube-router.io/service.")
 DEFAULT_AFFINITY_SECONDS = 10800
 MAX_AFFINITY_SECONDS = 86400
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _PROTOCOLS: Mapping[str, Protocol] = {"": Protocol.TCP, **Protocol.__members__}
 
 
@@ -59,7 +62,7 @@ def from_wire(service: wire.Service) -> Put | Removed:
         Service(
             name,
             uid=metadata.uid or "",
-            created=metadata.creation_timestamp or "",
+            created=_created(metadata.creation_timestamp or "", faults),
             ports=ports,
             affinity_seconds=_affinity_seconds(spec, faults),
             internal_local=_is_local("spec.internalTrafficPolicy", spec.internal_traffic_policy, faults),
@@ -74,6 +77,21 @@ def from_wire(service: wire.Service) -> Put | Removed:
             skipped=identity.skipped(Kind.SERVICE, name, faults),
         ),
     )
+
+
+def _created(text: str, faults: list[Fault]) -> str:
+    """Return when a Service was made, in the form in which the API has it; the later, the larger."""
+    if not text or _TIME.fullmatch(text):
+        return text
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise ValueError(text)
+        moment = moment.astimezone(datetime.UTC)
+    except (ValueError, OverflowError):
+        faults.append(("metadata.creationTimestamp", f"{checks.quoted(text)} is not a time"))
+        return ""
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
 _NO_ANNOTATIONS: Mapping[str, str] = {}

@@ -10,7 +10,14 @@ from tests.conformance.scenarios import SCENARIOS
 FIELDS = {"nodePortAddresses-of-one-family": {"nodePortAddresses": ["192.0.2.0/24"]}}
 # Not those with health checks: kube-proxy has a server for each family, which listens where the CIDRs of
 # its own family say, or where there are none on all addresses of both; the agent has one server for both.
-NAMES = ("cluster-ip", "node-port", "node-port-v4", "node-port-v6", "all-kinds-of-address")
+NAMES = (
+    "cluster-ip",
+    "node-port",
+    "node-port-v4",
+    "node-port-v6",
+    "node-port-local",
+    "all-kinds-of-address",
+)
 CASES = [case for case in SCENARIOS if case.name in NAMES]
 
 

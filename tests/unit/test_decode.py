@@ -69,6 +69,33 @@ def told(value):
     return [str(skipped) for skipped in value.skipped]
 
 
+@pytest.mark.parametrize(
+    ("text", "created", "faults"),
+    [
+        pytest.param("2024-01-01T00:00:00Z", "2024-01-01T00:00:00Z", [], id="as the API has it"),
+        pytest.param("2024-01-01T01:00:00+02:00", "2023-12-31T23:00:00Z", [], id="elsewhere"),
+        pytest.param("2024-01-01T00:00:00.9Z", "2024-01-01T00:00:00Z", [], id="with a fraction"),
+        pytest.param(None, "", [], id="nobody said"),
+        *(
+            pytest.param(
+                text,
+                "",
+                [f"Service default/web: metadata.creationTimestamp: '{text}' is not a time"],
+                id=text,
+            )
+            for text in ("yesterday", "2024-01-01", "2024-13-01", "0001-01-01T00:00:00+02:00")
+        ),
+    ],
+)
+def test_when_a_service_was_made_is_compared_as_time(text, created, faults):
+    """Of two that ask for one address the older has it, whatever zone their clocks are in."""
+    asked = service()
+    asked["metadata"]["creationTimestamp"] = text
+    got = put(Kind.SERVICE, asked)
+
+    assert (created, faults) == (got.created, told(got))
+
+
 class TestService:
     def test_all_fields(self):
         """A Service of both families with all that is used of it."""
