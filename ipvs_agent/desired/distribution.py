@@ -6,14 +6,14 @@ done, the same on every node with such a kernel, and said.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 
 import msgspec
 
 from ipvs_agent.desired.wishes import AFFINITY_SHARED, SLOW_START, WEIGHTS, Wishes
 from ipvs_agent.model import FULL_NETMASK, Endpoint, RealServer, RealServerKey, Service, ServicePort, Skipped
 from ipvs_agent.schedulers import SAFE, SCHEDULERS, Weight
-from ipvs_agent.schedulers.annotations import Choice, Fault, choose, scheduler_key
+from ipvs_agent.schedulers.annotations import Choice, Fault, choose, flags_key, scheduler_key
 from ipvs_agent.schedulers.scheduler import RAMP_STEPS
 from ipvs_agent.schedulers.weights import fit
 
@@ -57,7 +57,8 @@ def of_port(
     choice, faults = choose(service.annotations, port.name, default)
     skipped = said(service, faults)
     asked_by = scheduler_key(service.annotations, port.name)
-    if any(fault.annotation == asked_by for fault in faults):
+    is_refused = any(fault.annotation == asked_by for fault in faults)
+    if is_refused:
         asked_by = ""
     if not asked_by and default.scheduler in missing_schedulers:
         choice = _SAFE  # which is the node's business, and said once for all Services
@@ -68,21 +69,27 @@ def of_port(
             is_shared = False
             skipped.append(_skipped(service, f"[{AFFINITY_SHARED}]", f"{obstacle}, so it is not shared"))
         else:
-            if asked_by and choice != _BY_SOURCE:
+            blamed = asked_by if choice.scheduler != _BY_SOURCE.scheduler else ""
+            blamed = blamed or flags_key(service.annotations, port.name)
+            if blamed and choice != _BY_SOURCE:
                 reason = f"means nothing beside {AFFINITY_SHARED}, which is done by sh without sh-port"
-                skipped.append(_skipped(service, f"[{asked_by}]", reason))
+                skipped.append(_skipped(service, f"[{blamed}]", reason))
             choice = _BY_SOURCE
     obstacle = _obstacle(choice, port, count, missing_schedulers)
     if obstacle:
         choice = _SAFE if _obstacle(default, port, count, missing_schedulers) else default
         skipped.append(_of_scheduler(service, asked_by, f"{obstacle}, so {choice.scheduler} is used"))
-    if wishes.weights is not None and SCHEDULERS[choice.scheduler].weight is Weight.IGNORED:
+    # What was meant for a scheduler that cannot be had, or for that of another port, is no fault of its own.
+    is_as_asked = not (is_refused or obstacle)
+    if wishes.weights is not None and not _heeds_weights(choice):
         reason = f"weights mean nothing to {choice.scheduler}; wrr, wlc and fo are schedulers that heed them"
-        skipped.append(_skipped(service, f"[{WEIGHTS}]", reason))
+        if is_as_asked and not _is_for_another_port(service, default, _heeds_weights):
+            skipped.append(_skipped(service, f"[{WEIGHTS}]", reason))
         wishes = msgspec.structs.replace(wishes, weights=None)
-    if wishes.slow_start_seconds and not SCHEDULERS[choice.scheduler].can_ramp:
+    if wishes.slow_start_seconds and not _can_ramp(choice):
         reason = f"means nothing to {choice.scheduler}; use wrr, wlc, sed, nq or twos"
-        skipped.append(_skipped(service, f"[{SLOW_START}]", reason))
+        if is_as_asked and not _is_for_another_port(service, default, _can_ramp):
+            skipped.append(_skipped(service, f"[{SLOW_START}]", reason))
         wishes = msgspec.structs.replace(wishes, slow_start_seconds=0.0)
     obstacle = _obstacle(_BY_SOURCE, port, count, missing_schedulers)
     if obstacle and service.affinity_seconds and service.external_local and not _is_by_source(choice):
@@ -96,6 +103,19 @@ def of_port(
         wishes=wishes,
     )
     return distribution, skipped
+
+
+def _heeds_weights(choice: Choice) -> bool:
+    return SCHEDULERS[choice.scheduler].weight is not Weight.IGNORED
+
+
+def _can_ramp(choice: Choice) -> bool:
+    return SCHEDULERS[choice.scheduler].can_ramp
+
+
+def _is_for_another_port(service: Service, default: Choice, heeds: Callable[[Choice], bool]) -> bool:
+    """Tell whether some port of a Service asks for a scheduler that heeds what it says for all of them."""
+    return any(heeds(choose(service.annotations, port.name, default)[0]) for port in service.ports)
 
 
 def _is_by_source(choice: Choice) -> bool:

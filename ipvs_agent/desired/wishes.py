@@ -111,6 +111,10 @@ class _Reader:
             self.fault(key, str(error))
             return None
 
+    def has(self, key: str) -> bool:
+        """Tell whether an annotation is there, whatever it says."""
+        return key in self._annotations
+
     def fault(self, key: str, reason: str) -> None:
         """Say of an annotation what is wrong with it."""
         self.faults.append(Fault(key, reason))
@@ -145,7 +149,8 @@ def _caps(reader: _Reader) -> tuple[int, int]:
     most = reader.read(MOST_CONNECTIONS, _connections) or 0
     resume = reader.read(RESUME_CONNECTIONS, _connections) or 0
     if resume and not most:
-        reader.fault(RESUME_CONNECTIONS, f"means nothing without {MOST_CONNECTIONS}")
+        if not reader.has(MOST_CONNECTIONS):
+            reader.fault(RESUME_CONNECTIONS, f"means nothing without {MOST_CONNECTIONS}")
         resume = 0
     if resume > most:
         reader.fault(RESUME_CONNECTIONS, f"{resume} is more than {MOST_CONNECTIONS}, which is {most}")

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from ipvs_agent.desired import sets, split
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.errors import KernelError
@@ -21,6 +19,7 @@ from ipvs_agent.reconcile import diff, drain
 from ipvs_agent.reconcile.achieved import Achieved, Held
 from ipvs_agent.reconcile.claims import FOREIGN, LINGERING, Claims, Key
 from ipvs_agent.reconcile.executor import execute
+from ipvs_agent.reconcile.put_off import with_held_scheduler
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.timers import DrainCheck, Timers
 
@@ -69,7 +68,7 @@ class Drains:
             self._put_off.discard(key)
             return wanted
         self._put_off.add(key)
-        return msgspec.structs.replace(wanted, virtual_server=held.virtual_server)
+        return with_held_scheduler(wanted, held)
 
     def let_linger(self, keys: dict[Key, None]) -> None:
         """Claim virtual servers that nobody wants any more, as long as they may have connections.

@@ -11,10 +11,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-import msgspec
-
 from ipvs_agent.model import Frontend, VirtualServerKey
 from ipvs_agent.reconcile.achieved import Held
+from ipvs_agent.reconcile.put_off import with_held_scheduler
 from ipvs_agent.reconcile.timers import SchedulerTurn, Timers
 
 
@@ -48,7 +47,7 @@ class Pacing:
             return wanted
         self._waiting[key] = None
         self._plan()
-        return msgspec.structs.replace(wanted, virtual_server=held.virtual_server)
+        return with_held_scheduler(wanted, held)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[VirtualServerKey | None]:

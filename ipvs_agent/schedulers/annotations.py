@@ -66,7 +66,7 @@ def choose(
             # Flags beside it were meant for it, and are no second fault.
             return default, (Fault(key, _no_scheduler(name)),)
         choice = Choice(scheduler.name, scheduler.safe_flags)
-    key = _key(annotations, FLAGS, port_name)
+    key = "" if _has_its_own(annotations, key, port_name) else flags_key(annotations, port_name)
     # kube-router's flags are for its own scheduler: flag-2 of its mh is not what flag-2 is to our sh.
     if not key and is_kube_routers and KUBE_ROUTER_FLAGS in annotations:
         key = KUBE_ROUTER_FLAGS
@@ -80,6 +80,17 @@ def choose(
             return choice, (Fault(key, str(error)),)
         choice = Choice(choice.scheduler, flags)
     return choice, ()
+
+
+def _has_its_own(annotations: Mapping[str, str], scheduler_by: str, port_name: str) -> bool:
+    """Tell whether a port has a scheduler by its name, and the flags are those of the other ports'."""
+    is_its_own = scheduler_by == f"{SCHEDULER}.{port_name}" and SCHEDULER in annotations
+    return is_its_own and flags_key(annotations, port_name) == FLAGS
+
+
+def flags_key(annotations: Mapping[str, str], port_name: str) -> str:
+    """Return the key that names the flags for a port, empty where there is none."""
+    return _key(annotations, FLAGS, port_name)
 
 
 def scheduler_key(annotations: Mapping[str, str], port_name: str) -> str:

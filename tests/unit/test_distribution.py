@@ -437,14 +437,19 @@ class TestAffinity:
         assert 1 == len(orders)
 
     @pytest.mark.parametrize(
-        "asked", [{"scheduler": "lc"}, {"scheduler": "sh", "scheduler_flags": "sh-port"}]
+        ("asked", "blamed"),
+        [
+            ({"scheduler": "lc"}, "scheduler"),
+            ({"scheduler": "sh", "scheduler_flags": "sh-port"}, "scheduler-flags"),
+            ({"scheduler_flags": "flag-1"}, "scheduler-flags"),
+        ],
     )
-    def test_another_scheduler_means_nothing_beside_it_and_that_is_said(self, asked):
+    def test_another_scheduler_means_nothing_beside_it_and_that_is_said(self, asked, blamed):
         plan = compiled(A, services=self.STICKY, affinity_shared="true", **asked)
 
         assert [("sh", FALLBACK, 0)] == self.servers(plan)
         reason = "means nothing beside ipvs-agent.io/affinity-shared, which is done by sh without sh-port"
-        assert [f"{NAMED}: {reason}"] == said(plan)
+        assert [f"metadata.annotations[ipvs-agent.io/{blamed}]: {reason}"] == said(plan)
 
     def test_it_is_not_asked_for_with_false(self):
         plan = compiled(A, ports=self.PORTS, services=self.STICKY, affinity_shared="false")
@@ -499,3 +504,50 @@ def test_caps_are_changed_in_place():
     done = [operation for batch in bench.kernel.ipvs.batches for operation in batch]
     assert not any(isinstance(one, AddRealServer) for one in done)
     assert [500] * 2 == [one.real_server.upper_threshold for one in done if isinstance(one, SetRealServer)]
+
+
+class TestOneFaultForOneMistake:
+    """What was meant for a scheduler that cannot be had, or for another port's, is no fault of its own."""
+
+    WEB, ADMIN = port(number=80, name="web"), port(number=81, name="admin")
+
+    @pytest.mark.parametrize("scheduler", ["wrrr", "", "twos"])
+    def test_a_scheduler_that_cannot_be_had(self, scheduler):
+        node = msgspec.structs.replace(NODE, missing_schedulers=frozenset({"twos"}))
+        plan = compiled(
+            A,
+            node=node,
+            scheduler=scheduler,
+            weights="local=10,other=1",
+            slow_start="60s",
+            scheduler_flags="x",
+        )
+        (fault,) = [one for one in said(plan) if "scheduler-flags" not in one]
+
+        assert fault.startswith(NAMED)
+
+    def test_a_cap_that_makes_no_sense(self):
+        (fault,) = said(compiled(A, max_connections="1k", resume_connections="800"))
+
+        assert fault.startswith("metadata.annotations[ipvs-agent.io/max-connections]: ")
+
+    def test_a_port_with_a_scheduler_of_its_own_does_not_have_the_flags_of_the_others(self):
+        asked = {"scheduler": "mh", "scheduler_flags": "mh-port", "scheduler.admin": "rr"}
+        plan = compiled(A, ports=(self.WEB, self.ADMIN), **asked)
+
+        found = [(one.virtual_server.scheduler, one.virtual_server.flags) for one in plan.frontends]
+        mh = SCHEDULERS["mh"].safe_flags | SCHEDULERS["mh"].flag_bits["mh-port"]
+        assert ([("mh", mh), ("rr", 0)], []) == (found, said(plan))
+
+    def test_what_one_port_heeds_is_no_fault_of_another(self):
+        asked = {"scheduler.web": "wrr", "weights": "local=10,other=1", "slow_start": "60s"}
+        plan = compiled(A, C, ports=(self.WEB, self.ADMIN), **asked)
+
+        assert ({11: 100, 13: 10}, {11: 1, 13: 1}, []) == (weights(plan), weights(plan, 1), said(plan))
+
+    def test_what_no_port_heeds_is_said(self):
+        plan = compiled(A, ports=(self.WEB, self.ADMIN), **{"scheduler.web": "lc", "weights": "local=10"})
+
+        assert {"weights mean nothing to lc", "weights mean nothing to rr"} == {
+            one.split("]: ")[1].split(";")[0] for one in said(plan)
+        }

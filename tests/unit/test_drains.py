@@ -343,6 +343,38 @@ class TestASchedulerUnderWhichNothingDrains:
         assert expected == how(bench)
 
 
+class TestWeightsWhileASchedulerIsWaitedFor:
+    """They are those for the scheduler that is there: a weight may be a share, a rank or a capacity."""
+
+    @pytest.mark.parametrize("before", ["ovf", "wrr"])
+    def test_what_serves_keeps_its_own_and_what_comes_has_as_much(self, before):
+        asked = {"ipvs-agent.io/scheduler": before, "ipvs-agent.io/weights": "other=200"}
+        bench = serving(service(annotations=asked), A, B, C).put(endpoint_slice(endpoints=[B, C]))
+        bench.put(service(annotations={"ipvs-agent.io/scheduler": "dh"})).pass_time(60)
+        assert (before, {1: 0, 2: 200, 3: 200}) == (how(bench)[0], behind(bench))
+        another = endpoint("10.244.1.14")
+        bench.put(endpoint_slice(endpoints=[B, another])).pass_time(1)
+
+        assert {1: 0, 2: 200, 3: 0, 4: 200} == behind(bench)
+
+    def test_a_table_that_is_full_is_shared_anew(self):
+        asked = {"ipvs-agent.io/scheduler": "sh", "ipvs-agent.io/weights": "other=200"}
+        bench = serving(service(annotations=asked), A, B).put(endpoint_slice(endpoints=[B]))
+        assert {1: 0, 2: 200} == behind(bench)
+        bench.put(service(annotations={"ipvs-agent.io/scheduler": "dh"}), endpoint_slice(endpoints=[B, C]))
+
+        assert {1: 0, 2: 128, 3: 128} == behind(bench.pass_time(1))
+
+    def test_they_change_with_the_scheduler(self):
+        asked = {"ipvs-agent.io/scheduler": "ovf", "ipvs-agent.io/weights": "other=200"}
+        bench = serving(service(annotations=asked), A, B).put(endpoint_slice(endpoints=[B]))
+        bench.put(service(annotations={"ipvs-agent.io/scheduler": "dh"})).pass_time(10)
+        connect(bench, A, active=0)
+        bench.pass_time(20)
+
+        assert (("dh", 0), {2: 1}) == (how(bench), behind(bench))
+
+
 def how(bench):
     """The scheduler and flags that the Service's address has."""
     found = bench.inner.ipvs.virtual_server(VIP).virtual_server

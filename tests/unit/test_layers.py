@@ -30,6 +30,7 @@ PURE_MODULES = (
     "reconcile/diff",
     "reconcile/drain",
     "reconcile/drift",
+    "reconcile/put_off",
     "reconcile/settings",
     "reconcile/slow_start",
     "reconcile/spacing",

@@ -96,6 +96,24 @@ def test_each_change_is_a_burst_of_its_own_and_others_have_as_long_after_it():
     assert all(later - earlier >= 2 * GRACE for earlier, later in itertools.pairwise(times))
 
 
+def test_what_waits_keeps_the_weights_for_the_scheduler_that_it_has():
+    """Under ovf a weight is a capacity: with those for lc it would refuse clients."""
+    node = serving(*many(scheduler="ovf", weights="other=200"))
+    ask(node, *many(scheduler="lc"))
+    waiting = [
+        {one.real_server.weight for one in node.kernel.ipvs.real_servers(found.virtual_server.key)}
+        for found in node.kernel.ipvs.virtual_servers()
+        if found.virtual_server.scheduler == "ovf"
+    ]
+    assert COUNT - 1 <= len(waiting)
+    assert {1} not in waiting
+    node.step(COUNT * GRACE * 2)
+
+    keys = [found.virtual_server.key for found in node.kernel.ipvs.virtual_servers()]
+    assert ["lc"] * COUNT == node.schedulers()
+    assert {1} == {one.real_server.weight for key in keys for one in node.kernel.ipvs.real_servers(key)}
+
+
 def test_another_default_scheduler_at_a_restart_is_paced_too():
     kernel = serving(*many()).kernel
     restarted = Node(kernel, scheduler=Choice("mh", 0))
