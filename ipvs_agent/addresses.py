@@ -69,6 +69,14 @@ def parse_address(text: str) -> Address:
         raise ValueError(f"{text!r} is not an IP address") from None
 
 
+def split_endpoint(text: str) -> tuple[str, str]:
+    """Split ADDRESS:PORT or [ADDRESS]:PORT into the texts of both, without a look at either."""
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    return host, port
+
+
 def format_address(address: Address) -> str:
     """Render an address in its canonical text form."""
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)

@@ -8,7 +8,7 @@ import functools
 import sys
 from collections.abc import Iterator
 
-from ipvs_agent.addresses import Family, parse_address
+from ipvs_agent.addresses import Family, parse_address, split_endpoint
 from ipvs_agent.errors import ConfigError, MissingModule, NotFound
 from ipvs_agent.kernel.api import Ipvs
 from ipvs_agent.kernel.ipvs import NetlinkIpvs
@@ -120,9 +120,7 @@ def _key(protocol: Protocol, text: str) -> VirtualServerKey:
     """Parse ADDRESS:PORT or [ADDRESS]:PORT."""
     if ":" not in text or text.endswith("]"):
         raise argparse.ArgumentTypeError(f"{text!r} is not ADDRESS:PORT: the port is missing")
-    address, _, port = text.rpartition(":")
-    if address.startswith("[") and address.endswith("]"):
-        address = address[1:-1]
+    address, port = split_endpoint(text)
     try:
         number = int(port)
         if not 0 <= number <= 0xFFFF:

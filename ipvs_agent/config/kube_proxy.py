@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ipvs_agent import schedulers
-from ipvs_agent.addresses import UNSPECIFIED, Network, family_of, parse_address, parse_network
+from ipvs_agent.addresses import UNSPECIFIED, Network, family_of, parse_address, parse_network, split_endpoint
 from ipvs_agent.config import interfaces
 from ipvs_agent.config.document import FieldError, read_document, require, seconds
 from ipvs_agent.config.values import AgentConfig, DetectLocal, Listen, LocalMode
@@ -234,11 +234,11 @@ def _listen(field: str, text: str | None, default: Listen) -> Listen:
     try:
         host, number = text, default.port
         if text.count(":") == 1 or text.startswith("["):
-            host, _, port = text.rpartition(":")
+            host, port = split_endpoint(text)
             if not (port.isascii() and port.isdecimal() and 0 < int(port) <= 0xFFFF):
                 raise ValueError(port)
             number = int(port)
-        address = parse_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
+        address = parse_address(host)
         if address.startswith(_MAPPED):
             raise ValueError(host)
         return Listen(number, UNSPECIFIED if address in UNSPECIFIED else (address,))

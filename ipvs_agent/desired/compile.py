@@ -118,8 +118,9 @@ def compile_service(
             else:
                 frontends[key] = frontend
         skipped += _at_api_server(service, port, node)
-        if serving and not endpoints.on_node(behind, node.name):
-            not_local |= {(policy, port.family) for policy in _local_policies(service, port, node)}
+        local_policies = {(policy, port.family) for policy in _local_policies(service, port, node)}
+        if local_policies and serving and not endpoints.on_node(behind, node.name):
+            not_local |= local_policies
         members += (
             sets.hairpin_member(port.family, port.protocol, endpoint.address, endpoint.port)
             for endpoint in endpoints.maybe_on_node(behind, node.name)

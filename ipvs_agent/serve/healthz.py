@@ -38,7 +38,7 @@ class Healthz:
     def respond(self, request: http.Request) -> bytes:
         """Answer a request."""
         if request.path not in (HEALTHZ, LIVEZ):
-            return http.text(request, HTTPStatus.NOT_FOUND, http.NOT_FOUND)
+            return http.not_found(request)
         health = self._health()
         is_wanted = health.is_healthy and (request.path == LIVEZ or health.is_eligible)
         status = HTTPStatus.OK if is_wanted else HTTPStatus.SERVICE_UNAVAILABLE

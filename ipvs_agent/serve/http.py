@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 JSON = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
 """The headers of an answer that is JSON."""
-NOT_FOUND = "404 page not found\n"
 LONGEST_REQUEST = 8192
 """Octets of a request's line and headers."""
 
@@ -95,6 +94,11 @@ def text(request: Request, status: HTTPStatus, words: str) -> bytes:
     """Write an answer in plain text."""
     headers = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
     return answer(request, status, headers, words.encode())
+
+
+def not_found(request: Request) -> bytes:
+    """Write the answer for a page that there is not."""
+    return text(request, HTTPStatus.NOT_FOUND, "404 page not found\n")
 
 
 def refusal(status: HTTPStatus) -> bytes:

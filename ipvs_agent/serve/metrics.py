@@ -47,7 +47,7 @@ class Metrics:
             case "/proxyMode":
                 return http.text(request, HTTPStatus.OK, "ipvs")
             case _:
-                return http.text(request, HTTPStatus.NOT_FOUND, http.NOT_FOUND)
+                return http.not_found(request)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all figures; asked by the registry."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ipvs_agent.addresses import Address, Family, family_of, parse_address
+from ipvs_agent.addresses import Address, Family, family_of, parse_address, split_endpoint
 from ipvs_agent.model import (
     Endpoint,
     EndpointSlice,
@@ -36,14 +36,14 @@ def name(text: str) -> ObjectName:
 
 def key(text: str, protocol: Protocol = Protocol.TCP) -> VirtualServerKey:
     """Make a virtual server's key from ADDRESS:PORT."""
-    host, _, port = text.rpartition(":")
-    return address_key(protocol, parse_address(host.strip("[]")), int(port))
+    host, port = split_endpoint(text)
+    return address_key(protocol, parse_address(host), int(port))
 
 
 def real_server(text: str, **fields: Any) -> RealServer:
     """Make a real server from ADDRESS:PORT."""
-    host, _, port = text.rpartition(":")
-    return RealServer(parse_address(host.strip("[]")), int(port), **fields)
+    host, port = split_endpoint(text)
+    return RealServer(parse_address(host), int(port), **fields)
 
 
 def port(cluster_ip: str = "10.96.0.80", number: int = 80, **fields: Any) -> ServicePort:

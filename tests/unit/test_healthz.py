@@ -7,7 +7,6 @@ import contextlib
 import datetime
 import json
 import socket
-import time
 from http import HTTPStatus
 from http.client import HTTPConnection
 from types import SimpleNamespace
@@ -29,6 +28,7 @@ from ipvs_agent.serve.healthz import Healthz
 from ipvs_agent.serve.metrics import Metrics
 from ipvs_agent.sources.changes import Kind
 from ipvs_agent.sources.decode import decode
+from tests.unit.test_health_checks import free_ports, until
 
 NOON = datetime.datetime(2026, 11, 27, 12, tzinfo=datetime.UTC)
 BOTH = frozenset(Family)
@@ -142,10 +142,7 @@ class TestWhere:
         return RunningOutlets(NullRecorder(), config).running(lambda: NodeHealth(is_healthy=True))
 
     def test_they_are_where_the_configuration_says(self):
-        with socket.socket() as one, socket.socket() as other:
-            for probe in (one, other):
-                probe.bind(("127.0.0.1", 0))
-            healthz, metrics = one.getsockname()[1], other.getsockname()[1]
+        healthz, metrics = free_ports(2)
         with self.running(healthz, metrics):
             assert 200 == self.ask(healthz, "/livez")
             assert 200 == self.ask(metrics, "/proxyMode")
@@ -157,14 +154,6 @@ class TestWhere:
             taken = other.getsockname()[1]
             with self.running(0, taken):
                 until(lambda: f"metrics is not heard port={taken}" in caplog.text)
-
-
-def until(condition):
-    deadline = time.monotonic() + 10
-    while not (got := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    return got
 
 
 class TestNode:
