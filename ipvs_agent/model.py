@@ -315,51 +315,6 @@ class SetMember(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=Tr
 _PROTOCOL_NAMES: Mapping[int, str] = {protocol: protocol.name.lower() for protocol in Protocol}
 
 
-# --- What the kernel says of them ---------------------------------------------------------------------------
-
-
-class Counters(msgspec.Struct, frozen=True, gc=False):
-    """Traffic of a virtual or real server: totals, then rates by second."""
-
-    connections: int = 0
-    packets_in: int = 0
-    packets_out: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    connections_rate: int = 0
-    packets_in_rate: int = 0
-    packets_out_rate: int = 0
-    bytes_in_rate: int = 0
-    bytes_out_rate: int = 0
-
-
-class IpvsInfo(msgspec.Struct, frozen=True, gc=False):
-    """What IPVS says of itself."""
-
-    version: tuple[int, int, int]
-    connection_table_size: int
-
-
-class ObservedVirtualServer(msgspec.Struct, frozen=True, gc=False):
-    """A virtual server as the kernel has it."""
-
-    virtual_server: VirtualServer
-    counters: Counters = Counters()
-
-
-class ObservedRealServer(msgspec.Struct, frozen=True, gc=False):
-    """A real server as the kernel has it."""
-
-    real_server: RealServer
-    active: int = 0
-    """Connections in an established state."""
-    inactive: int = 0
-    """Connections in any other state."""
-    persistent: int = 0
-    """Persistence templates."""
-    counters: Counters = Counters()
-
-
 # --- What this node is to do for one Service ----------------------------------------------------------------
 
 

@@ -18,14 +18,8 @@ import msgspec
 
 from ipvs_agent.addresses import Address, Family
 from ipvs_agent.errors import KernelError
-from ipvs_agent.model import (
-    IpSet,
-    IpvsInfo,
-    ObservedRealServer,
-    ObservedVirtualServer,
-    SetMember,
-    VirtualServerKey,
-)
+from ipvs_agent.model import IpSet, SetMember, VirtualServerKey
+from ipvs_agent.observed import IpvsInfo, ObservedRealServer, ObservedVirtualServer
 from ipvs_agent.operations import IpvsOperation, SetOperation, VipOperation
 
 Outcomes = list[KernelError | None]

@@ -12,7 +12,8 @@ from ipvs_agent.kernel import ipvs_outline, ipvs_replies, ipvs_requests
 from ipvs_agent.kernel.api import Outcomes, Outlined, SyncDaemon, SyncRole, Timeouts
 from ipvs_agent.kernel.ipvs_errors import refused, unpackable
 from ipvs_agent.kernel.netlink import NETLINK_GENERIC, Message, NetlinkSocket, generic_family
-from ipvs_agent.model import IpvsInfo, ObservedRealServer, ObservedVirtualServer, VirtualServerKey
+from ipvs_agent.model import VirtualServerKey
+from ipvs_agent.observed import IpvsInfo, ObservedRealServer, ObservedVirtualServer
 from ipvs_agent.operations import IpvsOperation
 
 _DUMPS = 200

@@ -14,14 +14,8 @@ from collections.abc import Iterable, Iterator
 
 from ipvs_agent.addresses import Address
 from ipvs_agent.kernel.api import Outlined
-from ipvs_agent.model import (
-    ForwardingMethod,
-    ObservedRealServer,
-    Protocol,
-    RealServer,
-    VirtualServerKey,
-    address_key,
-)
+from ipvs_agent.model import ForwardingMethod, Protocol, RealServer, VirtualServerKey, address_key
+from ipvs_agent.observed import ObservedRealServer
 
 PATH = "/proc/thread-self/net/ip_vs"
 """That of the network namespace of the thread that opens it."""

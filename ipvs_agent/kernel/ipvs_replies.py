@@ -11,18 +11,8 @@ from ipvs_agent.addresses import Address, Family
 from ipvs_agent.kernel import ip_vs_h
 from ipvs_agent.kernel.api import SyncDaemon, SyncRole, Timeouts
 from ipvs_agent.kernel.replies import ReplyReader, native, number, octets
-from ipvs_agent.model import (
-    FULL_NETMASK,
-    Counters,
-    IpvsInfo,
-    ObservedRealServer,
-    ObservedVirtualServer,
-    RealServer,
-    ServiceFlags,
-    VirtualServer,
-    address_key,
-    mark_key,
-)
+from ipvs_agent.model import FULL_NETMASK, RealServer, ServiceFlags, VirtualServer, address_key, mark_key
+from ipvs_agent.observed import Counters, IpvsInfo, ObservedRealServer, ObservedVirtualServer
 
 _METHOD_MASK = 7
 _GENERIC_HEADER_LENGTH = 4

@@ -11,7 +11,6 @@ from ipvs_agent.addresses import Address, Family
 from ipvs_agent.desired import sets
 from ipvs_agent.kernel.api import Kernel, Outlined
 from ipvs_agent.model import (
-    ObservedRealServer,
     RealServer,
     RealServerKey,
     SetMember,
@@ -20,6 +19,7 @@ from ipvs_agent.model import (
     VirtualServer,
     VirtualServerKey,
 )
+from ipvs_agent.observed import ObservedRealServer
 from ipvs_agent.reconcile.achieved import Held
 
 SLICE = 200

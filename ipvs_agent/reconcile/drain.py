@@ -13,7 +13,8 @@ import msgspec
 
 from ipvs_agent.desired import sets
 from ipvs_agent.desired.sets import Purpose
-from ipvs_agent.model import Frontend, ObservedRealServer, RealServerKey, VirtualServerKey
+from ipvs_agent.model import Frontend, RealServerKey, VirtualServerKey
+from ipvs_agent.observed import ObservedRealServer
 from ipvs_agent.operations import DeleteRealServer
 from ipvs_agent.reconcile.achieved import Achieved, Held
 

@@ -9,16 +9,14 @@ import msgspec
 from ipvs_agent.addresses import FAMILY_NAMES, format_address
 from ipvs_agent.model import (
     FULL_NETMASK,
-    Counters,
     ForwardingMethod,
-    ObservedRealServer,
-    ObservedVirtualServer,
     Protocol,
     ServiceFlags,
     VirtualServer,
     format_endpoint,
     format_netmask,
 )
+from ipvs_agent.observed import Counters, ObservedRealServer, ObservedVirtualServer
 from ipvs_agent.schedulers import flag_names
 from ipvs_agent.status.fingerprint import fingerprint
 from ipvs_agent.status.listing import Listing

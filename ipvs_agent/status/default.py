@@ -8,14 +8,13 @@ from ipvs_agent.addresses import Family
 from ipvs_agent.model import (
     FULL_NETMASK,
     ForwardingMethod,
-    ObservedRealServer,
-    ObservedVirtualServer,
     Protocol,
     ServiceFlags,
     VirtualServerKey,
     format_endpoint,
     format_netmask,
 )
+from ipvs_agent.observed import ObservedRealServer, ObservedVirtualServer
 from ipvs_agent.schedulers import flag_names
 from ipvs_agent.status.text import Format
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 
 from ipvs_agent.model import (
     FULL_NETMASK,
-    ObservedRealServer,
     RealServer,
     ServiceFlags,
     VirtualServer,
     format_endpoint,
     format_netmask,
 )
+from ipvs_agent.observed import ObservedRealServer
 from ipvs_agent.schedulers import SCHEDULERS, Order
 
 _DIGITS = 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ipvs_agent.model import IpvsInfo, ObservedRealServer, ObservedVirtualServer
+from ipvs_agent.observed import IpvsInfo, ObservedRealServer, ObservedVirtualServer
 from ipvs_agent.status.notes import Notes
 
 Entry = tuple[ObservedVirtualServer, list[ObservedRealServer]]

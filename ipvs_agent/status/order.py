@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from ipvs_agent.addresses import Address
-from ipvs_agent.model import ObservedRealServer, ObservedVirtualServer
+from ipvs_agent.observed import ObservedRealServer, ObservedVirtualServer
 
 _T = TypeVar("_T")
 _Numbers = tuple[int, ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ipvs_agent.model import IpvsInfo, ObservedRealServer, ObservedVirtualServer
+from ipvs_agent.observed import IpvsInfo, ObservedRealServer, ObservedVirtualServer
 from ipvs_agent.status.order import sort_real_servers, sort_virtual_servers
 
 _AT_ONCE = 200

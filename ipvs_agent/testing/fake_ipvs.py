@@ -19,11 +19,7 @@ from ipvs_agent.kernel.ipvs_errors import refused, unpackable
 from ipvs_agent.kernel.netlink import Refusal, kernel_error
 from ipvs_agent.model import (
     FULL_NETMASK,
-    Counters,
     ForwardingMethod,
-    IpvsInfo,
-    ObservedRealServer,
-    ObservedVirtualServer,
     Protocol,
     RealServer,
     RealServerKey,
@@ -31,6 +27,7 @@ from ipvs_agent.model import (
     VirtualServer,
     VirtualServerKey,
 )
+from ipvs_agent.observed import Counters, IpvsInfo, ObservedRealServer, ObservedVirtualServer
 from ipvs_agent.operations import (
     AddRealServer,
     AddVirtualServer,

@@ -9,7 +9,8 @@ import pytest
 
 from ipvs_agent import errors
 from ipvs_agent.addresses import parse_address
-from ipvs_agent.model import ForwardingMethod, ObservedRealServer, Protocol, RealServer, address_key
+from ipvs_agent.model import ForwardingMethod, Protocol, RealServer, address_key
+from ipvs_agent.observed import ObservedRealServer
 from ipvs_agent.operations import AddRealServer, AddVirtualServer, DeleteRealServer, SetRealServer
 from tests.contract.ipvs_tables import GUE, KEY, KEY6, KEYS, POD, POD6, add, kinds, pod_for, random_table
 

@@ -7,14 +7,8 @@ import pytest
 
 from ipvs_agent import errors
 from ipvs_agent.addresses import Family
-from ipvs_agent.model import (
-    FULL_NETMASK,
-    ObservedVirtualServer,
-    Protocol,
-    RealServer,
-    ServiceFlags,
-    VirtualServer,
-)
+from ipvs_agent.model import FULL_NETMASK, Protocol, RealServer, ServiceFlags, VirtualServer
+from ipvs_agent.observed import ObservedVirtualServer
 from ipvs_agent.operations import AddVirtualServer, DeleteVirtualServer, SetVirtualServer
 from tests.contract.ipvs_tables import KEY, KEY6, KEYS, MARK, MARK6, POD, add, configured, kinds
 

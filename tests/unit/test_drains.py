@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipvs_agent.errors import KernelError
-from ipvs_agent.model import Counters
+from ipvs_agent.observed import Counters
 from ipvs_agent.operations import DeleteRealServer, SetVirtualServer
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, key, port, service
 from tests.unit.benches import refuse

@@ -4,14 +4,8 @@ import pytest
 
 from ipvs_agent import errors
 from ipvs_agent.kernel.api import SyncDaemon, SyncRole, Timeouts
-from ipvs_agent.model import (
-    Counters,
-    ObservedRealServer,
-    ObservedVirtualServer,
-    RealServer,
-    VirtualServer,
-    address_key,
-)
+from ipvs_agent.model import RealServer, VirtualServer, address_key
+from ipvs_agent.observed import Counters, ObservedRealServer, ObservedVirtualServer
 from ipvs_agent.operations import (
     AddRealServer,
     AddVirtualServer,

@@ -8,7 +8,8 @@ import itertools
 import msgspec
 import pytest
 
-from ipvs_agent.model import FULL_NETMASK, ObservedRealServer, Protocol, ServiceFlags, VirtualServer, mark_key
+from ipvs_agent.model import FULL_NETMASK, Protocol, ServiceFlags, VirtualServer, mark_key
+from ipvs_agent.observed import ObservedRealServer
 from ipvs_agent.schedulers import SCHEDULERS, Order
 from ipvs_agent.status.fingerprint import fingerprint
 from ipvs_agent.testing.builders import key, real_server

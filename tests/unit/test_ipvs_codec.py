@@ -11,16 +11,14 @@ from ipvs_agent.kernel import ipvs_replies, ipvs_requests
 from ipvs_agent.kernel.netlink import attribute, attributes
 from ipvs_agent.model import (
     FULL_NETMASK,
-    Counters,
     ForwardingMethod,
-    ObservedRealServer,
-    ObservedVirtualServer,
     Protocol,
     RealServer,
     VirtualServer,
     address_key,
     mark_key,
 )
+from ipvs_agent.observed import Counters, ObservedRealServer, ObservedVirtualServer
 from ipvs_agent.operations import (
     AddRealServer,
     AddVirtualServer,

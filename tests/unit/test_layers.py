@@ -15,6 +15,7 @@ PURE = (
     "durations",
     "errors",
     "model",
+    "observed",
     "operations",
     "schedulers",
     "desired",
@@ -50,7 +51,10 @@ EDGES = {
     "logging": ("logs", "cli/", "reconcile/report"),
 }
 # Which of our packages a package may import, beside itself and the pure modules at the top.
-TOP = {"addresses", "durations", "errors", "model", "operations", "documents", "yaml_documents"}
+TOP = {
+    *("addresses", "durations", "errors", "model", "observed"),
+    *("operations", "documents", "yaml_documents"),
+}
 ALLOWED = {
     "check": {"config", "desired", "kernel", "schedulers"},
     "schedulers": set(),

@@ -9,17 +9,8 @@ from pathlib import Path
 import pytest
 
 from ipvs_agent.addresses import Address, Family, parse_address
-from ipvs_agent.model import (
-    ForwardingMethod,
-    IpvsInfo,
-    ObservedRealServer,
-    ObservedVirtualServer,
-    Protocol,
-    RealServer,
-    VirtualServer,
-    address_key,
-    mark_key,
-)
+from ipvs_agent.model import ForwardingMethod, Protocol, RealServer, VirtualServer, address_key, mark_key
+from ipvs_agent.observed import IpvsInfo, ObservedRealServer, ObservedVirtualServer
 from ipvs_agent.status import FORMATS, text
 from ipvs_agent.status.order import sort_real_servers, sort_virtual_servers
 

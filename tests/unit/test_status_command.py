@@ -10,7 +10,6 @@ from ipvs_agent.addresses import Family, parse_address
 from ipvs_agent.cli import status
 from ipvs_agent.errors import MissingModule, PermissionDenied
 from ipvs_agent.model import (
-    Counters,
     ForwardingMethod,
     ObjectName,
     Protocol,
@@ -20,6 +19,7 @@ from ipvs_agent.model import (
     address_key,
     mark_key,
 )
+from ipvs_agent.observed import Counters
 from ipvs_agent.operations import AddRealServer, AddVirtualServer, DeleteRealServer
 from ipvs_agent.serve import notes
 from ipvs_agent.status.fingerprint import fingerprint
