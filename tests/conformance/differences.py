@@ -81,7 +81,7 @@ def _reaches_all(difference: Difference, situation: Situation) -> bool:
     if not isinstance(where, Target) or not isinstance(theirs, Asked) or not isinstance(ours, Asked):
         return False
     everybody = in_cluster(_meant(where, situation))
-    # The bridge of the lab does not give a pod its own packets back.
+    # With br_netfilter and without hairpin mode, a bridge does not give a pod its own packets back.
     lost = _of_pod("a", everybody) if difference.caller == "a" else frozenset()
     expected = _names(everybody) - lost
     return (

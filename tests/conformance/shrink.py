@@ -17,8 +17,9 @@ _AT_ONCE = 60
 _OPTIONAL = (
     *("externalTrafficPolicy", "internalTrafficPolicy", "sessionAffinity", "sessionAffinityConfig"),
     *("externalIPs", "loadBalancerSourceRanges", "allocateLoadBalancerNodePorts", "healthCheckNodePort"),
-    *("nodePort", "status", "hints", "nodeName", "conditions", "service.kubernetes.io/service-proxy-name"),
+    *("nodePort", "status", "hints", "conditions", "service.kubernetes.io/service-proxy-name"),
 )
+"""Without nodeName: a pod that is nowhere and calls itself is another case (generator.py)."""
 _LISTS = ("ports", "externalIPs", "loadBalancerSourceRanges", "ingress", "endpoints")
 
 

@@ -167,8 +167,9 @@ def prepare_machine() -> None:
         f"addr add 198.18.0.2/24 dev {_BRIDGE}",
         f"link set {_BRIDGE} up",
     )
-    # A pod cannot load modules either, so kube-proxy counts on those of its node.
-    subprocess.run(["modprobe", "--all", "nf_conntrack", "ip_vs", "ip_vs_rr"], check=True)
+    # A pod cannot load modules either, so kube-proxy counts on those of its node. Bridges are what most CNIs
+    # make of them; kube-proxy would bring that in the middle, by a match of its rules for external IPs.
+    subprocess.run(["modprobe", "--all", "nf_conntrack", "ip_vs", "ip_vs_rr", "br_netfilter"], check=True)
     for name, value in _ICMP.items():
         Path("/proc/sys/net/ipv4", name).write_text(value)
 

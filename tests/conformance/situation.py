@@ -75,9 +75,9 @@ class Situation:
 
     @property
     def vips(self) -> list[str]:
-        """The Service's addresses beside the node's, of the families that it has."""
+        """The Service's addresses beside the node's, of the families that it has: those that nodes serve."""
         vips = cases.vips_of(self.service) if self.service else []
-        return [vip for vip in vips if self._has_family(vip)]
+        return [vip for vip in vips if self._has_family(vip) and vip not in self._left_to_the_balancer]
 
     def is_local(self, target: Target) -> bool:
         """Whether the policy of clients that dial a target is Local."""
@@ -89,10 +89,8 @@ class Situation:
         """Whether the port of a target has no address of its family but cluster IPs."""
         if "nodePort" in (self._port(_anywhere(target)) or {}):
             return False
-        ingress = (self.service or {}).get("status", {}).get("loadBalancer", {}).get("ingress", ())
-        addresses = [one["ip"] for one in ingress if "ip" in one and one.get("ipMode") != "Proxy"]
-        addresses += self.spec.get("externalIPs", ())
-        return all(_family(one) != _family(target.address) for one in addresses)
+        others = set(self.vips) - set(self.spec.get("clusterIPs", ()))
+        return all(_family(one) != _family(target.address) for one in others)
 
     def kind(self, target: Target) -> str:
         """Return what a target is."""
@@ -101,7 +99,7 @@ class Situation:
             return GONE
         if target.protocol == HTTP:
             return HEALTH
-        if not self._has_family(target.address):
+        if not self._has_family(target.address) or target.address in self._left_to_the_balancer:
             return GONE
         if self._port(target) is None:
             return CLOSED
@@ -157,6 +155,11 @@ class Situation:
                     is_counted = one.is_ready and not one.is_terminating
                     counted.setdefault(one.address, []).append(is_counted)
         return range(sum(map(all, counted.values())), sum(map(any, counted.values())) + 1)
+
+    @property
+    def _left_to_the_balancer(self) -> set[str]:
+        ingress = (self.service or {}).get("status", {}).get("loadBalancer", {}).get("ingress", ())
+        return {one["ip"] for one in ingress if "ip" in one and one.get("ipMode") == "Proxy"}
 
     def _has_family(self, address: str) -> bool:
         return _family(address) in self.spec.get("ipFamilies", ())

@@ -269,6 +269,19 @@ class TestRules:
 
         assert [None, "what is removed lingers"] == found
 
+    def test_an_address_that_is_left_to_the_balancer_lingers(self):
+        states = [_balanced(ingress=[{"ip": "172.21.{slot}.1", "ipMode": mode}]) for mode in ("VIP", "Proxy")]
+        before, now = Case("", tuple(states)).in_slot(1).states
+        drained = VirtualServer("-s rr", frozenset(), frozenset({"10.244.1.11:8080 -m -w 0"}))
+        where = ("172.21.1.1", Target("tcp", "172.21.1.1", 80), Target("tcp", "10.96.1.1", 80))
+        differences_there = [
+            Difference(one, "", None, compare.BOUND if isinstance(one, str) else drained) for one in where
+        ]
+
+        found = [differences.explain(one, Situation(now, (before,))) for one in differences_there]
+
+        assert ["what is removed lingers", "what is removed lingers", None] == found
+
     @pytest.mark.parametrize(
         ("vip", "is_explained"), [("172.20.1.1", True), ("10.96.1.1", False), ("10.99.9.9", False)]
     )
@@ -441,8 +454,7 @@ def _balanced(**spec):
             type="LoadBalancer",
             externalTrafficPolicy="Local",
             healthCheckNodePort=19,
-            ingress=objects.BALANCER,
-            **spec,
+            **{"ingress": objects.BALANCER, **spec},
         ),
     )
 
