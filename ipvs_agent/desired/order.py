@@ -14,28 +14,20 @@ def insertion_order(
 ) -> tuple[RealServer, ...]:
     """Return the real servers of a virtual server in the order in which to add them.
 
-    It depends on what they are alone, not on the order in which they were heard of. Schedulers that spread
-    begin at another one for each seed, which names the node: those that take turns would else have the first
-    connection of every node at one real server, and those that count would settle their draws alike.
+    It depends on what they are alone, not on the order in which they were heard of. Schedulers that spread have
+    another one for each seed, which names the node: those that take turns would else have the first connection
+    of every node at one real server, and those that count would settle their draws alike. The last one, at which
+    they begin, has one of the highest weights; it stays unless it goes or one that goes before it comes.
     """
-    ordered = sorted(real_servers)
-    if scheduler.order is Order.SPREAD and len(ordered) > 1:
-        end = ordered.index(_head(ordered, seed)) + 1
-        ordered = ordered[end:] + ordered[:end]
-    return tuple(ordered)
-
-
-def _head(real_servers: Sequence[RealServer], seed: str) -> RealServer:
-    """Return the one to begin at, which stays the same unless it goes or one that goes before it comes.
-
-    Schedulers that heed weights begin at one of the highest.
-    """
-    highest = max(server.weight for server in real_servers)
+    if len(real_servers) < 2:
+        return tuple(real_servers)
+    if scheduler.order is Order.CANONICAL:
+        return tuple(sorted(real_servers))
     hashed = hashlib.blake2b(seed.encode(), digest_size=8)
 
-    def rank(server: RealServer) -> bytes:
+    def rank(server: RealServer) -> tuple[int, bytes]:
         its_own = hashed.copy()
         its_own.update(b"%b %d" % server.endpoint)
-        return its_own.digest()
+        return -server.weight, its_own.digest()
 
-    return min((server for server in real_servers if server.weight == highest), key=rank)
+    return tuple(sorted(real_servers, key=rank, reverse=True))

@@ -92,7 +92,7 @@ def misplaced(wanted: Frontend | None, held: Held | None) -> list[RealServer]:
     if wanted is None or held is None:
         return []
     scheduler = SCHEDULERS.get(wanted.virtual_server.scheduler)
-    if scheduler is None or scheduler.order is Order.TIES:
+    if scheduler is None:
         return []
     if scheduler.order is Order.SPREAD:
         return _head_elsewhere(wanted, held.real_servers)

@@ -37,9 +37,6 @@ class Order(enum.Enum):
     """Another on every node: the list decides where turns start and who wins a draw."""
     CANONICAL = "canonical"
     """The same on every node, through all changes: the list decides which client gets which real server."""
-    TIES = "ties"
-    """The same on every node is best, but no change is worth a new list: of equal weights, the first in it
-    gets everything."""
 
 
 class Scheduler(msgspec.Struct, frozen=True):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ipvs_agent.model import (
     FULL_NETMASK,
-    RealServer,
     ServiceFlags,
     VirtualServer,
     format_endpoint,
     format_netmask,
 )
 from ipvs_agent.observed import ObservedRealServer
-from ipvs_agent.schedulers import SCHEDULERS, Order
+from ipvs_agent.schedulers import fills_table
 
 _DIGITS = 16
 
@@ -29,7 +28,7 @@ def fingerprint(virtual_server: VirtualServer, table: Iterable[ObservedRealServe
     lines = [_head(virtual_server)]
     lines += (
         f"{format_endpoint(server.address, server.port)} {server.weight}"
-        for server in _as_it_counts(virtual_server.scheduler, settled)
+        for server in (settled if fills_table(virtual_server.scheduler) else sorted(settled))
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:_DIGITS]
 
@@ -41,15 +40,3 @@ def _head(virtual_server: VirtualServer) -> str:
         if virtual_server.netmask != FULL_NETMASK:
             persistence += f" {format_netmask(virtual_server)}"
     return f"{virtual_server.scheduler or 'none'} {virtual_server.flags:#x} {persistence}"
-
-
-def _as_it_counts(scheduler: str, real_servers: Sequence[RealServer]) -> Sequence[RealServer]:
-    """Return the real servers in an order that differs only where the scheduler makes a difference of it."""
-    order = SCHEDULERS[scheduler].order if scheduler in SCHEDULERS else Order.SPREAD
-    match order:
-        case Order.CANONICAL:
-            return real_servers
-        case Order.TIES:
-            return sorted(real_servers, key=lambda server: -server.weight)  # equal ones stay in their order
-        case Order.SPREAD:
-            return sorted(real_servers)

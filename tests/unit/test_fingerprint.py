@@ -53,15 +53,6 @@ def test_the_order_does_not_count_where_it_only_says_who_is_first(scheduler):
     assert 1 == len({of(table, virtual_server) for table in itertools.permutations(TABLE)})
 
 
-@pytest.mark.parametrize("scheduler", schedulers(Order.TIES))
-def test_the_order_counts_among_equal_weights_where_it_settles_ties(scheduler):
-    virtual_server = changed(WEB, scheduler=scheduler)
-    alike = [changed(each, weight=1) for each in TABLE]
-
-    assert 1 == len({of(table, virtual_server) for table in itertools.permutations(TABLE)})
-    assert 6 == len({of(table, virtual_server) for table in itertools.permutations(alike)})
-
-
 def test_what_drains_does_not_count():
     draining = real_server("10.244.0.9:8080", weight=0)
 

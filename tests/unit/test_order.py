@@ -12,9 +12,10 @@ from ipvs_agent.schedulers import SCHEDULERS, Order
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, port, real_server, service
 from tests.unit.test_compile import NODE, changed, compiled
 
-SERVERS = tuple(real_server(f"10.244.0.{host}:8080") for host in (2, 9, 10, 11, 200))
+HOSTS = tuple(f"10.244.0.{host}:8080" for host in (2, 9, 10, 11, 200))
+SERVERS = tuple(map(real_server, HOSTS))
 SPREAD = [one for one in SCHEDULERS.values() if one.order is Order.SPREAD]
-ALIKE = [one for one in SCHEDULERS.values() if one.order is not Order.SPREAD]
+ALIKE = [one for one in SCHEDULERS.values() if one.order is Order.CANONICAL]
 
 
 def named(schedulers):
@@ -36,10 +37,27 @@ def test_schedulers_for_which_the_list_decides_have_the_same_on_every_node(sched
 
 @pytest.mark.parametrize("scheduler", named(SPREAD))
 def test_schedulers_that_spread_begin_at_any_real_server_on_some_node(scheduler):
-    orders = {insertion_order(SERVERS, scheduler, f"node-{number}") for number in range(60)}
+    orders = [insertion_order(SERVERS, scheduler, f"node-{number}") for number in range(60)]
 
     assert set(SERVERS) == {order[-1] for order in orders}
-    assert {(*SERVERS, *SERVERS)[start : start + 5] for start in range(5)} == orders
+    assert set(SERVERS) == {order[-2] for order in orders}
+
+
+@pytest.mark.parametrize("scheduler", named(SPREAD))
+def test_the_one_to_begin_at_has_one_of_the_highest_weights(scheduler):
+    weighed = [real_server(host, weight=weight) for host, weight in zip(HOSTS, (1, 9, 9, 0, 2), strict=True)]
+    orders = [insertion_order(weighed, scheduler, f"node-{number}") for number in range(20)]
+
+    assert set(weighed[1:3]) == {order[-1] for order in orders}
+
+
+@pytest.mark.parametrize("scheduler", named(SPREAD))
+def test_one_that_goes_leaves_the_order_of_the_others(scheduler):
+    before = insertion_order(SERVERS, scheduler, "node-a")
+
+    for gone in before:
+        left = [server for server in SERVERS if server is not gone]
+        assert [each for each in before if each is not gone] == [*insertion_order(left, scheduler, "node-a")]
 
 
 def test_none_and_a_single_one_have_an_order():
