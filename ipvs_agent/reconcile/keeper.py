@@ -110,6 +110,8 @@ class Keeper:
                 for operation in operations
                 if not diff.removes(operation) or self._only_says_how(operation)
             ]
+        for name, texts in self._drains.take_put_off().items():
+            self._unserved.put_off(name, texts)
         self._drains.remember_ways_in(operations)
         self._make_room(operations)
         failures = execute(operations, self._kernel, self.achieved, self.claims.frontend)

@@ -1,7 +1,8 @@
 """What is asked for and not served: said once in the log, to the Service's users, and on this node.
 
 An object may be at fault in itself, a Service may ask for what this node cannot give, and an address may be
-another's. Each of the three is said when it comes and forgotten when it goes.
+another's. Each of the three is said when it comes and forgotten when it goes. What a Service only has to wait
+for is said on this node alone.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ MOST_SAID = 8
 """How many faults of a Service are said of each of the three topics; objects have room for thousands, and the
 Events of other Services would wait for them."""
 
-_BY_ITSELF, _HERE, _CONTESTS = range(3)
-_NOTHING: tuple[tuple[str, ...], ...] = ((), (), ())
-"""By topic, of the three above."""
+_BY_ITSELF, _HERE, _CONTESTS, _PUT_OFF = range(4)
+_NOTHING: tuple[tuple[str, ...], ...] = ((), (), (), ())
+"""By topic, of the four above."""
 
 
 class Unserved:
@@ -90,6 +91,10 @@ class Unserved:
             texts = dict.fromkeys(_contest(contest, ports) for contest in contests)
         self._tell(name, _CONTESTS, ADDRESS_TAKEN, tuple(texts))
 
+    def put_off(self, name: ObjectName, texts: Iterable[str]) -> None:
+        """Note what a Service has to wait for."""
+        self._note(name, _PUT_OFF, tuple(texts))
+
     def flush(self) -> None:
         """Have people on this node see what was said since the last time."""
         self._outlets.notes.flush()
@@ -128,12 +133,16 @@ class Unserved:
         if len(texts) > MOST_SAID:
             texts = (*texts[:MOST_SAID], f"there are more faults than these {MOST_SAID}")
         said = self._of_services.get(name, _NOTHING)
-        if said[topic] == texts:
-            return
         for text in texts:
             if text not in said[topic]:
                 self._report.skipped(f"Service {name}: {text}")
                 self._tell_users(name, reason, text)
+        self._note(name, topic, texts)
+
+    def _note(self, name: ObjectName, topic: int, texts: tuple[str, ...]) -> None:
+        said = self._of_services.get(name, _NOTHING)
+        if said[topic] == texts:
+            return
         said = (*said[:topic], texts, *said[topic + 1 :])
         if said == _NOTHING:
             del self._of_services[name]

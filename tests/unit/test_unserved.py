@@ -264,3 +264,50 @@ def test_a_service_that_becomes_unusable_has_that_for_its_note_until_it_is_mende
     assert 1 == caplog.text.count(str(unusable))
     bench.put(service())
     assert {} == users.flushed
+
+
+class TestASchedulerThatWaitsForADrain:
+    """It is noted on the node, and nobody else is told: it comes by itself."""
+
+    NAME = ObjectName("shop", "web")
+    MH = {"ipvs-agent.io/scheduler": "mh"}
+    DH = {"ipvs-agent.io/scheduler": "dh"}
+    VIP = key("10.96.0.80:80")
+    GOING, STAYING = (endpoint(f"10.244.1.1{number}", node="node-a") for number in (1, 2))
+
+    def waiting(self):
+        users = Users()
+        bench = Bench(outlets=Outlets(events=users, notes=users))
+        bench.put(
+            service("shop/web", annotations=self.MH),
+            endpoint_slice("shop/web", [self.GOING, self.STAYING]),
+        ).list_all()
+        self.connect(bench, 1)
+        bench.put(endpoint_slice("shop/web", [self.STAYING]))
+        bench.put(service("shop/web", annotations=self.DH)).pass_time(10)
+        return users, bench
+
+    def connect(self, bench, active):
+        going = (self.GOING.address, self.GOING.port)
+        bench.kernel.ipvs.set_connections(self.VIP, going, active=active, inactive=0)
+
+    def test_it_is_noted_until_the_drain_has_ended(self):
+        users, bench = self.waiting()
+        text = f"scheduler dh waits until nothing drains behind {self.VIP}, which has mh mh-fallback"
+        assert {self.NAME: (text,)} == users.flushed
+        self.connect(bench, 0)
+        bench.pass_time(20)
+
+        assert ({}, []) == (users.flushed, users.events)
+
+    def test_it_is_forgotten_with_the_wish(self):
+        users, bench = self.waiting()
+        bench.put(service("shop/web", annotations=self.MH))
+
+        assert ({}, []) == (users.flushed, users.events)
+
+    def test_it_is_forgotten_with_the_service(self):
+        users, bench = self.waiting()
+        bench.remove(service("shop/web", annotations=self.DH))
+
+        assert ({}, []) == (users.flushed, users.events)
