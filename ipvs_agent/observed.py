@@ -1,10 +1,16 @@
-"""What the kernel says of virtual servers and real servers: as they are, with their traffic."""
+"""What the kernel says of its objects: virtual and real servers with their traffic, and chains of others."""
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
+from ipvs_agent.addresses import Family
 from ipvs_agent.model import RealServer, VirtualServer
+
+EVERY_BIT = 0xFFFFFFFF
+"""Of a packet's mark."""
 
 
 class Counters(msgspec.Struct, frozen=True, gc=False):
@@ -47,3 +53,29 @@ class ObservedRealServer(msgspec.Struct, frozen=True, gc=False):
     persistent: int = 0
     """Persistence templates."""
     counters: Counters = Counters()
+
+
+class Hook(enum.IntEnum):
+    """Where packets pass, by the kernel's numbers (linux/netfilter.h)."""
+
+    INPUT = 1
+    OUTPUT = 3
+    POSTROUTING = 4
+
+
+class NativeChain(msgspec.Struct, frozen=True):
+    """A chain of nftables that iptables' tools do not show."""
+
+    families: frozenset[Family]
+    """Whose packets pass it."""
+    table: str
+    """As nft calls it: "inet firewall"."""
+    name: str
+    hook: int | None = None
+    """One of Hook or another of the kernel's; None: it is only where other chains lead."""
+    priority: int = 0
+    """From which hook to which: lower ones are passed first."""
+    marks: int = 0
+    """The bits of a packet's mark that its rules may write."""
+    leads_to: frozenset[str] = frozenset()
+    """The chains of its table to which its rules may lead."""

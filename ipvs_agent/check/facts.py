@@ -10,6 +10,7 @@ import msgspec
 from ipvs_agent.addresses import Family
 from ipvs_agent.kernel.api import Rules
 from ipvs_agent.model import VirtualServerKey
+from ipvs_agent.observed import NativeChain
 
 
 class Level(enum.Enum):
@@ -62,6 +63,8 @@ class Facts(msgspec.Struct, frozen=True):
     """The kernel's."""
     rules: tuple[Rules, ...] = ()
     """Of every flavour and family that can be read."""
+    native: tuple[NativeChain, ...] = ()
+    """Chains that only nftables has."""
     families: frozenset[Family] = frozenset()
     """Those of the node's own addresses."""
     link_kind: str | None = None

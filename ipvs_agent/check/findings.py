@@ -9,7 +9,7 @@ from ipvs_agent.addresses import FAMILY_NAMES, Family, family_of
 from ipvs_agent.check.facts import Facts, Finding, Level, ModuleState
 from ipvs_agent.config import AgentConfig, LocalMode, remarks
 from ipvs_agent.desired import releases
-from ipvs_agent.desired.marks import foreign_writers
+from ipvs_agent.desired.marks import foreign_writers, native_writers
 from ipvs_agent.model import SetType
 from ipvs_agent.operations import LINK
 
@@ -223,17 +223,22 @@ def _detector(facts: Facts, config: AgentConfig) -> Findings:
 
 def _marks(facts: Facts) -> Findings:
     for rules in facts.rules:
-        writers = foreign_writers(rules.saved).of_marks
-        if writers:
-            tool = f"{'iptables' if rules.family is Family.IPV4 else 'ip6tables'}{rules.flavour}"
-            yield Finding(
-                Level.WARNING,
-                "packet marks",
-                f"changed by a rule that is not ours, before they have done their work: `{tool} {writers[0]}`"
-                f"{_and_more(writers, 1)}; so with externalTrafficPolicy Local clients inside the cluster may"
-                " get endpoints of this node alone, and clients outside any where this node has none",
-                "have whatever writes these rules leave out packets to the addresses of Services, if it can",
-            )
+        tool = f"{'iptables' if rules.family is Family.IPV4 else 'ip6tables'}{rules.flavour}"
+        yield from _spoiled([f"{tool} {rule}" for rule in foreign_writers(rules.saved).of_marks])
+    native = [text for family in Family for text in native_writers(facts.native, family).of_marks]
+    yield from _spoiled(list(dict.fromkeys(native)))
+
+
+def _spoiled(writers: Sequence[str]) -> Findings:
+    if writers:
+        yield Finding(
+            Level.WARNING,
+            "packet marks",
+            f"changed by a rule that is not ours, before they have done their work: `{writers[0]}`"
+            f"{_and_more(writers, 1)}; so with externalTrafficPolicy Local clients inside the cluster may"
+            " get endpoints of this node alone, and clients outside any where this node has none",
+            "have whatever writes these rules leave out packets to the addresses of Services, if it can",
+        )
 
 
 def _foreign(facts: Facts) -> Findings:

@@ -54,6 +54,7 @@ def observe(kernel: Kernel, config: AgentConfig, files: Files) -> Facts:
         settings={name: _setting(kernel, name, files) for name in findings.settings(config, release)},
         has_ipv6=_read(kernel, _NO_IPV6) == "0",
         rules=tuple(kernel.iptables.all_rules()) if _has_rules(modules) else (),
+        native=tuple(kernel.nftables.chains()),
         families=frozenset(family_of(address) for held in addresses for address in held),
         link_kind=_link_kind(LINK),
         link_is_ours=kernel.vips.link_is_ours(),

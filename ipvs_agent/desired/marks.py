@@ -15,12 +15,14 @@ from __future__ import annotations
 import enum
 import itertools
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from ipvs_agent.addresses import Family
 from ipvs_agent.desired.sets import PREFIX
 from ipvs_agent.desired.shim import parse
 from ipvs_agent.desired.split import TAG_MASK
+from ipvs_agent.observed import EVERY_BIT, Hook, NativeChain
 
 
 class _Part(enum.Enum):
@@ -64,13 +66,32 @@ _WRITERS: Mapping[str, str | None] = {
     "SET": "--map-mark",
 }
 
-_ALL = 0xFFFFFFFF
-
 _Chains = Mapping[str, Sequence[str]]
 
 
+class _Span(NamedTuple):
+    """Where chains of nftables count: those of a hook, from one priority to another."""
+
+    hook: Hook
+    first: int
+    last: int
+    is_sent_on: bool = False
+
+
+# Priorities of linux/netfilter_ipv4.h: our rules are in mangle, and IPVS looks behind the filter's INPUT and
+# nat OUTPUT. Chains of one priority are passed in the order in which they came, which nobody tells.
+_MANGLE, _IPVS_IN, _IPVS_OUT = -150, 99, -98
+_FIRST, _LAST = -(1 << 31), (1 << 31) - 1
+_SPANS = (
+    _Span(Hook.INPUT, _MANGLE, _IPVS_IN),
+    _Span(Hook.OUTPUT, _MANGLE, _IPVS_OUT),
+    _Span(Hook.OUTPUT, _FIRST, _LAST, is_sent_on=True),
+    _Span(Hook.POSTROUTING, _FIRST, _MANGLE, is_sent_on=True),
+)
+
+
 class ForeignWriters(NamedTuple):
-    """Rules of others, in iptables' words."""
+    """Rules of others, in the words of a tool."""
 
     of_marks: tuple[str, ...]
     """Those that may spoil a mark of ours."""
@@ -96,6 +117,42 @@ def foreign_writers(saved: str) -> ForeignWriters:
             if place.is_sent_on:
                 of_tags.append(text)
     return ForeignWriters(tuple(dict.fromkeys(of_marks)), tuple(dict.fromkeys(of_tags)))
+
+
+def native_writers(chains: Iterable[NativeChain], family: Family) -> ForeignWriters:
+    """Return the chains of nftables that may spoil a mark of a family, as one lists them with nft."""
+    passed = {(chain.table, chain.name): chain for chain in chains if family in chain.families}
+    of_marks: list[str] = []
+    of_tags: list[str] = []
+    for span in _SPANS:
+        starts = [
+            chain
+            for chain in passed.values()
+            if chain.hook == span.hook and span.first <= chain.priority <= span.last
+        ]
+        for chain in _reached(passed, starts):
+            if chain.marks & (TAG_MASK if span.is_sent_on else EVERY_BIT):
+                text = f"nft list chain {chain.table} {chain.name}"
+                of_marks.append(text)
+                if span.is_sent_on:
+                    of_tags.append(text)
+    return ForeignWriters(tuple(dict.fromkeys(of_marks)), tuple(dict.fromkeys(of_tags)))
+
+
+def _reached(
+    chains: Mapping[tuple[str, str], NativeChain], starts: Iterable[NativeChain]
+) -> list[NativeChain]:
+    """Return some chains and all to which they may lead."""
+    reached = {(chain.table, chain.name): chain for chain in starts}
+    waiting = list(reached.values())
+    while waiting:
+        chain = waiting.pop()
+        for name in sorted(chain.leads_to):
+            key = (chain.table, name)
+            if key in chains and key not in reached:
+                reached[key] = chains[key]
+                waiting.append(chains[key])
+    return list(reached.values())
 
 
 def _writers(chains: _Chains, start: str, rules: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -135,14 +192,14 @@ def _written(rule: str) -> int:
         return _number(value) | _number(mask)
     if "--nfmask" in words:
         return _number(words["--nfmask"]) | _number(words.get("--ctmask", ""))
-    return _ALL
+    return EVERY_BIT
 
 
 def _number(text: str) -> int:
     try:
         return int(text, 0)
     except ValueError:
-        return _ALL
+        return EVERY_BIT
 
 
 def _target(words: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ import msgspec
 from ipvs_agent.addresses import Address, Family
 from ipvs_agent.errors import KernelError
 from ipvs_agent.model import IpSet, SetMember, VirtualServerKey
-from ipvs_agent.observed import IpvsInfo, ObservedRealServer, ObservedVirtualServer
+from ipvs_agent.observed import IpvsInfo, NativeChain, ObservedRealServer, ObservedVirtualServer
 from ipvs_agent.operations import IpvsOperation, SetOperation, VipOperation
 
 Outcomes = list[KernelError | None]
@@ -224,6 +224,13 @@ class Iptables(Protocol):
         """
 
 
+class Nftables(Protocol):
+    """The rules that nftables has beside those of iptables' tools; they are only looked at."""
+
+    def chains(self) -> list[NativeChain]:
+        """Return the chains of IPv4, IPv6 and both, in no order; none where the kernel has no nftables."""
+
+
 class FlowMatch(msgspec.Struct, frozen=True):
     """Which conntrack entries: all fields that are set must match."""
 
@@ -294,6 +301,10 @@ class Kernel(Protocol):
     @property
     def iptables(self) -> Iptables:
         """Return the packet filter."""
+
+    @property
+    def nftables(self) -> Nftables:
+        """Return the rules that only nftables has."""
 
     @property
     def conntrack(self) -> Conntrack:

@@ -10,6 +10,7 @@ from ipvs_agent.kernel.ipsets import NetlinkIpSets
 from ipvs_agent.kernel.iptables import NodeIptables
 from ipvs_agent.kernel.ipvs import NetlinkIpvs
 from ipvs_agent.kernel.modules import NodeModules
+from ipvs_agent.kernel.nftables import NetlinkNftables
 from ipvs_agent.kernel.node_addresses import NetlinkNodeAddresses
 from ipvs_agent.kernel.sysctls import ProcSysctls
 from ipvs_agent.kernel.vips import NetlinkVips
@@ -40,6 +41,11 @@ class NodeKernel:
     def conntrack(self) -> NetlinkConntrack:
         """Return the connection tracking table, which is rarely asked."""
         return self._adapters.enter_context(contextlib.closing(NetlinkConntrack()))
+
+    @functools.cached_property
+    def nftables(self) -> NetlinkNftables:
+        """Return the rules that only nftables has."""
+        return self._adapters.enter_context(contextlib.closing(NetlinkNftables(self.modules)))
 
     def close(self) -> None:
         """Close the netlink sockets."""

@@ -59,8 +59,8 @@ class Drains:
         self._ways_in: dict[VirtualServerKey, set[VirtualServerKey]] = {}
         """The virtual servers by mark that may have connections from addresses which lead there no longer."""
         self._put_off: dict[VirtualServerKey, tuple[ObjectName, str]] = {}
-        """Those that are to have a scheduler or flags under which nothing drains, once nothing does: whose they
-        are, and how that is said."""
+        """Those that are to have a scheduler or flags under which nothing drains, once nothing does: whose
+        they are, and how that is said."""
         self._newly_put_off: dict[ObjectName, None] = {}
         """The Services of which it is to be said, or no longer."""
 
@@ -268,8 +268,10 @@ class Drains:
 
 
 def _waiting(wanted: VirtualServer, held: VirtualServer) -> str:
-    names = [" ".join((one.scheduler, *flag_names(one.scheduler, one.flags))) for one in (wanted, held)]
-    return "scheduler {} waits until nothing drains behind {}, which has {}".format(names[0], held.key, names[1])
+    asked, present = (
+        " ".join((one.scheduler, *flag_names(one.scheduler, one.flags))) for one in (wanted, held)
+    )
+    return f"scheduler {asked} waits until nothing drains behind {held.key}, which has {present}"
 
 
 def _would_cut(wanted: Frontend, held: Held) -> bool:

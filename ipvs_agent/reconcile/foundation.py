@@ -9,7 +9,7 @@ import msgspec
 
 from ipvs_agent.addresses import Family
 from ipvs_agent.desired import releases, sets, shim
-from ipvs_agent.desired.marks import foreign_writers
+from ipvs_agent.desired.marks import ForeignWriters, foreign_writers, native_writers
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import IpSets, Kernel
 from ipvs_agent.model import IpSet
@@ -156,9 +156,10 @@ def _lay_all_rules(
     """Write the rules where they differ; return the answers of `_lay_rules`, and what failed."""
     divided: dict[Family, bool] = {}
     failed: dict[Family, KernelError] = {}
+    native = kernel.nftables.chains()
     for family in sorted(families):
         try:
-            divided[family] = _lay_rules(kernel, family, masquerade, written)
+            divided[family] = _lay_rules(kernel, family, masquerade, native_writers(native, family), written)
         except KernelError as error:
             failed[family] = error
     return divided, failed
@@ -171,13 +172,19 @@ def _was_divided(family: Family, masquerade: shim.Masquerade, before: Ground | N
     return bool(masquerade.inside(family))
 
 
-def _lay_rules(kernel: Kernel, family: Family, masquerade: shim.Masquerade, written: list[str]) -> bool:
+def _lay_rules(
+    kernel: Kernel,
+    family: Family,
+    masquerade: shim.Masquerade,
+    native: ForeignWriters,
+    written: list[str],
+) -> bool:
     """Write the rules where they differ; return whether they tell clients inside the cluster for certain."""
     saved = kernel.iptables.save(family)
     writers = foreign_writers(saved)
     masquerade = msgspec.structs.replace(
         masquerade,
-        writes_marks=not writers.of_tags,
+        writes_marks=not (writers.of_tags or native.of_tags),
         random_fully=kernel.iptables.supports_random_fully(),
     )
     text = shim.restore_text(shim.tables(family, masquerade), saved)
@@ -186,10 +193,10 @@ def _lay_rules(kernel: Kernel, family: Family, masquerade: shim.Masquerade, writ
             kernel.iptables.restore(family, text)
         except KernelError:
             if masquerade.random_fully and not kernel.iptables.supports_random_fully():
-                return _lay_rules(kernel, family, masquerade, written)
+                return _lay_rules(kernel, family, masquerade, native, written)
             raise
         written.append(f"{family.name} rules")
-    return bool(masquerade.inside(family)) and not writers.of_marks
+    return bool(masquerade.inside(family)) and not (writers.of_marks or native.of_marks)
 
 
 def _remove_drafts(ipsets: IpSets) -> list[str]:

@@ -9,6 +9,7 @@ from ipvs_agent.testing.fake_ipsets import FakeIpSets
 from ipvs_agent.testing.fake_iptables import FakeIptables
 from ipvs_agent.testing.fake_ipvs import FakeIpvs
 from ipvs_agent.testing.fake_modules import FakeModules
+from ipvs_agent.testing.fake_nftables import FakeNftables
 from ipvs_agent.testing.fake_node_addresses import FakeNodeAddresses
 from ipvs_agent.testing.fake_sysctls import FakeSysctls
 from ipvs_agent.testing.fake_vips import FakeVips
@@ -23,6 +24,7 @@ class FakeKernel:
     node_addresses: FakeNodeAddresses = field(default_factory=FakeNodeAddresses)
     ipsets: FakeIpSets = field(default_factory=FakeIpSets)
     iptables: FakeIptables = field(init=False)
+    nftables: FakeNftables = field(default_factory=FakeNftables)
     conntrack: FakeConntrack = field(default_factory=FakeConntrack)
     sysctls: FakeSysctls = field(default_factory=FakeSysctls)
     modules: FakeModules = field(default_factory=FakeModules)

@@ -15,6 +15,7 @@ from ipvs_agent.kernel.api import (
     Ipvs,
     Kernel,
     Modules,
+    Nftables,
     NodeAddresses,
     Outcomes,
     Sysctls,
@@ -36,6 +37,7 @@ class FaultyKernel:
         self.node_addresses = cast("NodeAddresses", _Faulty(kernel.node_addresses, self._fails))
         self.ipsets = cast("IpSets", _Faulty(kernel.ipsets, self._fails))
         self.iptables = cast("Iptables", _Faulty(kernel.iptables, self._fails))
+        self.nftables = cast("Nftables", _Faulty(kernel.nftables, self._fails))
         self.conntrack = cast("Conntrack", _Faulty(kernel.conntrack, self._fails))
         self.sysctls = cast("Sysctls", _Faulty(kernel.sysctls, self._fails))
         self.modules = cast("Modules", _Faulty(kernel.modules, self._fails))

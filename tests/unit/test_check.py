@@ -13,6 +13,7 @@ from ipvs_agent.check.text import render
 from ipvs_agent.config import AgentConfig, DetectLocal, LocalMode
 from ipvs_agent.kernel.api import Rules
 from ipvs_agent.model import Protocol, address_key
+from ipvs_agent.observed import Hook, NativeChain
 from ipvs_agent.reconcile import foundation
 from ipvs_agent.testing.fake_kernel import FakeKernel
 
@@ -271,6 +272,18 @@ def test_rules_of_others_that_write_marks(facts, flavour, family, saved, words):
 
     assert (Level.WARNING, "packet marks") == (finding.level, finding.subject)
     assert words in finding.what
+
+
+def test_chains_of_nftables_that_write_marks(facts):
+    families = frozenset(Family)
+    chains = (
+        NativeChain(families, "inet wall", "input", Hook.INPUT, 0, marks=1),
+        NativeChain(families, "inet wall", "forward", 2, 0, marks=1),
+    )
+    finding = the_one(findings.find(but(facts, native=chains), BOTH))
+
+    assert (Level.WARNING, "packet marks") == (finding.level, finding.subject)
+    assert "`nft list chain inet wall input`; so with externalTrafficPolicy Local" in finding.what
 
 
 def test_virtual_servers_of_others(facts):

@@ -9,15 +9,18 @@ import pytest
 from ipvs_agent import errors
 from ipvs_agent.addresses import Family, parse_address
 from ipvs_agent.model import IpSet, SetType
+from ipvs_agent.observed import Hook, NativeChain
 from ipvs_agent.operations import AddVip
 from ipvs_agent.testing.fake_conntrack import FakeConntrack, FakeFlow
 from ipvs_agent.testing.fake_kernel import FakeKernel
 from ipvs_agent.testing.fake_modules import FakeModules
+from ipvs_agent.testing.fake_nftables import FakeNftables
 from ipvs_agent.testing.fake_node_addresses import FakeNodeAddresses
 from ipvs_agent.testing.fake_sysctls import FakeSysctls
 from ipvs_agent.testing.faulty import FaultyKernel
 from tests.contract.conntrack import ConntrackContract
 from tests.contract.modules import ModulesContract
+from tests.contract.nftables import BOTH, NftablesContract
 from tests.contract.node_addresses import NodeAddressesContract
 from tests.contract.sysctls import NAME, SysctlsContract
 
@@ -69,6 +72,24 @@ class TestFakeNodeAddresses(NodeAddressesContract):
     def test_vips_are_not_the_nodes_own(self, node_addresses):
         with pytest.raises(ValueError, match="kube-ipvs0"):
             node_addresses.assign("kube-ipvs0", ["10.96.0.1"])
+
+
+class TestFakeNftables(NftablesContract):
+    @pytest.fixture
+    def nftables(self):
+        return FakeNftables()
+
+    @pytest.fixture
+    def lay(self, nftables):
+        return nftables.lay
+
+    def test_no_chain_leads_out_of_its_table(self, nftables):
+        chains = [
+            NativeChain(BOTH, "inet wall", "input", Hook.INPUT, leads_to=frozenset({"web"})),
+            NativeChain(BOTH, "inet other", "web"),
+        ]
+        with pytest.raises(ValueError, match=r"inet wall has no chains \['web'\]"):
+            nftables.lay(chains)
 
 
 class TestFakeConntrack(ConntrackContract):

@@ -11,6 +11,7 @@ from ipvs_agent.desired import sets
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.desired.shim import Masquerade
 from ipvs_agent.errors import Busy, CommandFailed, MissingModule
+from ipvs_agent.observed import Hook, NativeChain
 from ipvs_agent.operations import AddMember
 from ipvs_agent.reconcile import foundation
 from ipvs_agent.reconcile.foundation import Needs
@@ -52,6 +53,25 @@ class TestRulesThatSpoilMarks:
         assert undivided == ground.undivided
         assert count == kernel.iptables.save(Family.IPV4).count(self.TO_MARK)
         assert () == foundation.lay(kernel, INSIDE, ground).written
+
+    @pytest.mark.parametrize(
+        ("hook", "undivided", "count"),
+        [
+            pytest.param(Hook.INPUT, IPV4, 2, id="before IPVS reads them"),
+            pytest.param(Hook.OUTPUT, IPV4, 0, id="after that: none is written"),
+            pytest.param(2, frozenset(), 2, id="not on the way"),
+        ],
+    )
+    def test_what_only_nftables_shows_counts_too(self, kernel, hook, undivided, count):
+        chain = NativeChain(IPV4, "ip wall", "marks", hook, 0, marks=1)
+        kernel.nftables.lay([chain])
+
+        ground = foundation.lay(kernel, INSIDE)
+
+        assert undivided == ground.undivided
+        assert count == kernel.iptables.save(Family.IPV4).count(self.TO_MARK)
+        kernel.nftables.lay([])
+        assert frozenset() == foundation.lay(kernel, INSIDE, ground).undivided
 
 
 class TestRandomPorts:

@@ -6,7 +6,8 @@ import pytest
 
 from ipvs_agent.addresses import Family, parse_network
 from ipvs_agent.desired import shim
-from ipvs_agent.desired.marks import foreign_writers
+from ipvs_agent.desired.marks import foreign_writers, native_writers
+from ipvs_agent.observed import EVERY_BIT, Hook, NativeChain
 
 
 def mark_writers(saved):
@@ -286,3 +287,66 @@ def test_our_own_rules_are_not_among_them():
 
     assert "--map-mark" in saved
     assert [] == mark_writers(saved)
+
+
+class TestNativeChains:
+    """What only nftables has."""
+
+    def chain(self, hook, priority, marks=EVERY_BIT, **fields):
+        return NativeChain(
+            **({"families": frozenset(Family), "table": "inet wall", "name": "all"} | fields),
+            hook=hook,
+            priority=priority,
+            marks=marks,
+        )
+
+    @pytest.mark.parametrize(
+        ("hook", "priority", "marks", "of_marks", "of_tags"),
+        [
+            pytest.param(Hook.INPUT, -151, EVERY_BIT, False, False, id="before mangle INPUT"),
+            pytest.param(Hook.INPUT, -150, EVERY_BIT, True, False, id="as mangle INPUT"),
+            pytest.param(Hook.INPUT, 0, 0x80000000, True, False, id="as filter INPUT"),
+            pytest.param(Hook.INPUT, 0, 0, False, False, id="writes none"),
+            pytest.param(Hook.INPUT, 99, EVERY_BIT, True, False, id="as IPVS"),
+            pytest.param(Hook.INPUT, 100, EVERY_BIT, False, False, id="behind IPVS"),
+            pytest.param(0, -300, EVERY_BIT, False, False, id="PREROUTING"),
+            pytest.param(2, 0, EVERY_BIT, False, False, id="FORWARD"),
+            pytest.param(Hook.OUTPUT, -300, EVERY_BIT, True, True, id="before mangle OUTPUT"),
+            pytest.param(Hook.OUTPUT, -300, 0xF00, False, False, id="before it, other bits"),
+            pytest.param(Hook.OUTPUT, -150, 0xF00, True, False, id="as mangle OUTPUT, other bits"),
+            pytest.param(Hook.OUTPUT, -98, 0xF00, True, False, id="as IPVS for the node, other bits"),
+            pytest.param(Hook.OUTPUT, 0, 0xF00, False, False, id="as filter OUTPUT, other bits"),
+            pytest.param(Hook.OUTPUT, 0, 0x1, True, True, id="as filter OUTPUT"),
+            pytest.param(Hook.POSTROUTING, -150, 0x1, True, True, id="as mangle POSTROUTING"),
+            pytest.param(Hook.POSTROUTING, -149, 0x1, False, False, id="behind it"),
+        ],
+    )
+    def test_where_they_count(self, hook, priority, marks, of_marks, of_tags):
+        found = native_writers([self.chain(hook, priority, marks)], Family.IPV4)
+        named = ("nft list chain inet wall all",)
+
+        assert (named * of_marks, named * of_tags) == found
+
+    def test_only_those_of_the_family_count(self):
+        chain = self.chain(Hook.INPUT, 0, families=frozenset({Family.IPV6}), table="ip6 wall")
+
+        assert ((), ()) == native_writers([chain], Family.IPV4)
+        assert (("nft list chain ip6 wall all",), ()) == native_writers([chain], Family.IPV6)
+
+    def test_chains_count_to_which_one_leads_in_its_own_table(self):
+        chains = [
+            self.chain(Hook.INPUT, 0, 0, leads_to=frozenset({"second"})),
+            self.chain(None, 0, 0, name="second", leads_to=frozenset({"all", "third"})),
+            self.chain(None, 0, name="third"),
+            self.chain(None, 0, name="unused"),
+            self.chain(None, 0, table="inet other", name="third"),
+        ]
+
+        assert (("nft list chain inet wall third",), ()) == native_writers(chains, Family.IPV4)
+
+    def test_a_chain_that_spoils_a_mark_twice_is_told_of_once(self):
+        chains = [self.chain(hook, 0, 0, name=hook.name, leads_to=frozenset({"marks"})) for hook in Hook] + [
+            self.chain(None, 0, name="marks")
+        ]
+
+        assert (("nft list chain inet wall marks",),) * 2 == native_writers(chains, Family.IPV4)

@@ -270,8 +270,6 @@ class TestASchedulerThatWaitsForADrain:
     """It is noted on the node, and nobody else is told: it comes by itself."""
 
     NAME = ObjectName("shop", "web")
-    MH = {"ipvs-agent.io/scheduler": "mh"}
-    DH = {"ipvs-agent.io/scheduler": "dh"}
     VIP = key("10.96.0.80:80")
     GOING, STAYING = (endpoint(f"10.244.1.1{number}", node="node-a") for number in (1, 2))
 
@@ -279,12 +277,12 @@ class TestASchedulerThatWaitsForADrain:
         users = Users()
         bench = Bench(outlets=Outlets(events=users, notes=users))
         bench.put(
-            service("shop/web", annotations=self.MH),
+            service("shop/web", annotations={"ipvs-agent.io/scheduler": "mh"}),
             endpoint_slice("shop/web", [self.GOING, self.STAYING]),
         ).list_all()
         self.connect(bench, 1)
         bench.put(endpoint_slice("shop/web", [self.STAYING]))
-        bench.put(service("shop/web", annotations=self.DH)).pass_time(10)
+        bench.put(service("shop/web", annotations={"ipvs-agent.io/scheduler": "dh"})).pass_time(10)
         return users, bench
 
     def connect(self, bench, active):
@@ -302,12 +300,12 @@ class TestASchedulerThatWaitsForADrain:
 
     def test_it_is_forgotten_with_the_wish(self):
         users, bench = self.waiting()
-        bench.put(service("shop/web", annotations=self.MH))
+        bench.put(service("shop/web", annotations={"ipvs-agent.io/scheduler": "mh"}))
 
         assert ({}, []) == (users.flushed, users.events)
 
     def test_it_is_forgotten_with_the_service(self):
         users, bench = self.waiting()
-        bench.remove(service("shop/web", annotations=self.DH))
+        bench.remove(service("shop/web", annotations={"ipvs-agent.io/scheduler": "dh"}))
 
         assert ({}, []) == (users.flushed, users.events)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ipvs_agent.kernel.modules import NodeModules
 from tests.integration.packets.stock import (
     Stock,
     ask,
@@ -19,7 +20,15 @@ from tests.lab import CONFIG, Node
 from tools.lab import talk
 from tools.lab.agent import Agent
 
-pytestmark = pytest.mark.long
+long = pytest.mark.long
+# Whose rules: those of nftables alone are another thing to find, where the kernel has it.
+kinds_of_rules = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("iptables", marks=long),
+        *(["nftables"] if NodeModules().may_have("nf_tables") else []),
+    ],
+)
 
 ONE_LOCAL, NONE_LOCAL = Stock(1), Stock(2)
 TOOLS = {4: "iptables", 6: "ip6tables"}
@@ -73,6 +82,17 @@ def rules(node):
         node.run(tool, "-w", "-t", table, "-D", chain, *rule.split())
 
 
+@pytest.fixture
+def native(node):
+    """Have a chain of nftables, in both families, with one rule; it is taken back at the end."""
+    yield lambda hook, rule: node.run(
+        "nft",
+        f"add table inet wall; add chain inet wall marks {{ type filter hook {hook} priority 0; }};"
+        f"add rule inet wall marks {rule}",
+    )
+    node.run("nft", "delete table inet wall")
+
+
 def inside_is_right(node, lab, family):
     """Tell whether clients inside reach all endpoints by every address."""
     return all(
@@ -94,6 +114,7 @@ def outside_is_right(node, lab, family):
     return seen == [{"a": own}] * 3 and is_silent(node, outside, talk.TCP, NONE_LOCAL.balancer(family), 80)
 
 
+@long
 @families
 def test_marks_of_others_are_overwritten(node, lab, family, rules):
     for table, chain, mark in BEFORE_US:
@@ -120,6 +141,7 @@ def seen(node):
         node.run(tool, "-w", "-t", table, "-D", *match)
 
 
+@long
 @families
 def test_flows_that_are_not_ours_keep_their_marks(node, lab, family, rules, seen):
     rules("mangle", "PREROUTING", f"-i cni0 -p tcp --dport 8080 -j MARK --set-xmark {FOREIGN}")
@@ -133,11 +155,15 @@ def test_flows_that_are_not_ours_keep_their_marks(node, lab, family, rules, seen
 
 
 @families
+@kinds_of_rules
 def test_where_the_filter_writes_marks_the_address_serves_all_as_far_as_none_is_local(
-    node, lab, family, rules
+    node, lab, family, request, kind
 ):
     """As Calico does once it sees kube-ipvs0: behind mangle, where nothing can put the mark right."""
-    rules("filter", "INPUT", "-j MARK --set-xmark 0x80000000/0x80000000")
+    if kind == "iptables":
+        request.getfixturevalue("rules")("filter", "INPUT", "-j MARK --set-xmark 0x80000000/0x80000000")
+    else:
+        request.getfixturevalue("native")("input", "meta mark set meta mark or 0x80000000")
 
     def everybody_reaches(stock, who, names):
         return all(
@@ -152,6 +178,7 @@ def test_where_the_filter_writes_marks_the_address_serves_all_as_far_as_none_is_
         assert everybody_reaches(ONE_LOCAL, who, names)
 
 
+@long
 @families
 @pytest.mark.parametrize(
     ("table", "chain"), [("raw", "OUTPUT"), ("filter", "OUTPUT"), ("mangle", "POSTROUTING")]
@@ -174,12 +201,14 @@ def test_where_the_tag_would_be_spoilt_everybody_is_served_by_the_address(
             node.wait_for(lambda who=who, protocol=protocol: is_right(who, protocol, NONE_LOCAL, {"c"}))
 
 
+@long
 @families
 def test_without_that_rule_all_is_as_before(node, lab, family):
     node.wait_for(lambda: inside_is_right(node, lab, family))
     node.wait_for(lambda: outside_is_right(node, lab, family))
 
 
+@long
 def test_without_a_cluster_cidr_clients_inside_are_served_as_by_kube_proxy(node, lab, tmp_path):
     """Local endpoints where there are any, else those of the cluster; the node itself still reaches all."""
     config = tmp_path / "config.yaml"
