@@ -81,7 +81,7 @@ class Arena:
 
     def run(self, batch: Sequence[Case], configuration: Configuration = _AS_USUAL) -> list[Result]:
         """Take each case through its states, all at the same time."""
-        entries = [_Entry(slot, case) for slot, case in zip(cases.SLOTS, batch, strict=False)]
+        entries = [_Entry(slot, case, configuration) for slot, case in zip(cases.SLOTS, batch, strict=False)]
         assert len(entries) == len(batch), f"more than {len(cases.SLOTS)} cases"
         self._begin_anew(configuration)
         self._present = entries
@@ -246,9 +246,10 @@ class Arena:
 class _Entry:
     """A case while it runs."""
 
-    def __init__(self, slot: int, case: Case) -> None:
+    def __init__(self, slot: int, case: Case, configuration: Configuration) -> None:
         self.slot = slot
         self.case = case.in_slot(slot)
+        self.configuration = configuration
         self.result = Result(self.case, case)
         self.state: tuple[Object, ...] = ()
         self.earlier: tuple[tuple[Object, ...], ...] = ()
@@ -268,7 +269,7 @@ class _Entry:
     @property
     def situation(self) -> Situation:
         """What rules may know."""
-        return Situation(self.state, self.earlier)
+        return Situation(self.state, self.earlier, self.configuration)
 
     def tries(self, target: Target, attempt: int) -> int:
         """Return how many calls see everybody who may answer; on attempts after the first, surely."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 
 from tests.conformance.cases import Target
 from tests.conformance.compare import Asked, Difference
@@ -37,6 +38,8 @@ class Rule:
     explains: Predicate
     is_by_chance: bool = False
     """Whether the sides differ only at times, so that no scenario can be sure to show it."""
+    configured: str = ""
+    """The field of the configuration that makes the difference; empty: there is one without any."""
 
 
 # --- What is removed ----------------------------------------------------------------------------------------
@@ -186,9 +189,8 @@ def _counts_one_family(difference: Difference, situation: Situation) -> bool:
         return False
     if not isinstance(theirs, Asked) or not isinstance(ours, Asked):
         return False
-    families = situation.health()
-    meant = max(max(numbers) for numbers in families)
-    return _is_page(ours, meant) and any(_is_page(theirs, one) for numbers in families for one in numbers)
+    numbers = situation.health()
+    return _is_page(ours, max(map(max, numbers))) and _is_page_of_a_family(theirs, numbers)
 
 
 def _has_lost_its_port(difference: Difference, situation: Situation) -> bool:
@@ -198,8 +200,28 @@ def _has_lost_its_port(difference: Difference, situation: Situation) -> bool:
         return False
     if not isinstance(theirs, Asked) or not isinstance(ours, Asked):
         return False
-    meant = max(max(numbers) for numbers in situation.health())
-    return theirs.outcomes == {REFUSED} and _is_page(ours, meant) and situation.has_left_a_family(where)
+    is_ours = _is_page(ours, max(map(max, situation.health())))
+    return theirs.outcomes == {REFUSED} and is_ours and situation.has_left_a_family(where)
+
+
+def _listens_elsewhere(difference: Difference, situation: Situation) -> bool:
+    """Addresses of a family that no network was named of, or outside of those that were."""
+    where, theirs, ours = difference.where, difference.theirs, difference.ours
+    named = situation.configuration.get(_NODE_PORT_ADDRESSES)
+    if not isinstance(named, list) or not isinstance(where, Target) or situation.kind(where) != HEALTH:
+        return False
+    if not isinstance(theirs, Asked) or not isinstance(ours, Asked):
+        return False
+    address, numbers = ip_address(where.address), situation.health()
+    networks = [one for one in map(ip_network, named) if one.version == address.version]
+    if not networks:
+        return theirs.outcomes == {REFUSED} and _is_page(ours, max(map(max, numbers)))
+    is_out = not any(address in one for one in networks)
+    return is_out and ours.outcomes == {REFUSED} and _is_page_of_a_family(theirs, numbers)
+
+
+def _is_page_of_a_family(asked: Asked, numbers: Sequence[range]) -> bool:
+    return any(_is_page(asked, one) for family in numbers for one in family)
 
 
 def _is_page(asked: Asked, number: int) -> bool:
@@ -233,6 +255,7 @@ def _drops_before_it_refuses(difference: Difference, situation: Situation) -> bo
 # --- What rules are made of ---------------------------------------------------------------------------------
 
 _THE_NODE = "node"
+_NODE_PORT_ADDRESSES = "nodePortAddresses"
 _BY_SOURCE = "-s sh -b sh-fallback"
 
 
@@ -340,6 +363,14 @@ RULES: Sequence[Rule] = (
         " answers until the other family's next change or sync period (k/k#114702, #126960)",
         _has_lost_its_port,
         is_by_chance=True,
+    ),
+    Rule(
+        "health checks answer where node ports do",
+        "kube-proxy's server of a family listens where the networks of that family say, or where there are"
+        " none on all addresses of both, and gets the port or not; the agent's one server listens where node"
+        " ports are: in the networks, and everywhere in a family that has none (k/k#114702, #126960)",
+        _listens_elsewhere,
+        configured=_NODE_PORT_ADDRESSES,
     ),
     Rule(
         "source ranges come before everything",

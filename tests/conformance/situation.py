@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
@@ -57,6 +57,8 @@ class Situation:
 
     state: tuple[Object, ...]
     earlier: tuple[tuple[Object, ...], ...] = ()
+    configuration: Mapping[str, object] = field(default_factory=dict)
+    """What both sides are told otherwise than usual."""
 
     @property
     def service(self) -> Object | None:

@@ -207,6 +207,26 @@ class TestRules:
         assert ("health checks stay when one family goes" == found) is is_explained
 
     @pytest.mark.parametrize(
+        ("networks", "address", "is_ours", "is_explained"),
+        [
+            pytest.param(["192.0.2.0/24"], "2001:db8::1", True, True, id="the family that has none"),
+            pytest.param(["192.0.2.0/24"], "2001:db8::1", False, False, id="it, and only they answer"),
+            pytest.param(["192.0.2.0/24"], "10.244.1.1", False, True, id="outside of those named"),
+            pytest.param(["192.0.2.0/24"], "10.244.1.1", True, False, id="outside, and only we answer"),
+            pytest.param(["192.0.2.0/24"], "192.0.2.1", True, False, id="inside, and only we answer"),
+            pytest.param(["192.0.2.0/24"], "192.0.2.1", False, False, id="inside, and only they answer"),
+            pytest.param(None, "2001:db8::1", True, False, id="nothing is configured"),
+        ],
+    )
+    def test_where_health_checks_answer(self, networks, address, is_ours, is_explained):
+        (now,) = Case("", (_balanced(),)).in_slot(1).states
+        sides = [Asked(frozenset({"refused"})), self.page]
+        difference = Difference(Target("http", address, 30039), "client", *sides[:: 1 if is_ours else -1])
+        configuration = {} if networks is None else {"nodePortAddresses": networks}
+
+        assert bool(differences.explain(difference, Situation(now, (), configuration))) is is_explained
+
+    @pytest.mark.parametrize(
         ("ranges", "is_explained"),
         [
             pytest.param(["203.0.113.0/24"], True, id="off the ranges"),
