@@ -11,8 +11,7 @@ from ipvs_agent.kernel.modules import NodeModules
 from ipvs_agent.kernel.nftables import NetlinkNftables
 from ipvs_agent.observed import EVERY_BIT, Hook, NativeChain
 from tests.contract.nftables import BOTH, IPV4, NftablesContract
-
-HAS_NFTABLES = NodeModules().may_have("nf_tables")
+from tests.integration.nft import HAS_NFTABLES
 
 
 def run(*words, text=""):
@@ -109,4 +108,3 @@ def test_a_kernel_without_nftables_has_no_chains_and_is_not_asked(namespace, tmp
     modules = NodeModules(loaded=tmp_path, installed=tmp_path)
     with contextlib.closing(NetlinkNftables(modules)) as found:
         assert [] == found.chains()
-    assert HAS_NFTABLES or not NodeModules().has("nf_tables")

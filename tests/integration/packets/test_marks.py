@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ipvs_agent.kernel.modules import NodeModules
+from tests.integration.nft import HAS_NFTABLES
 from tests.integration.packets.stock import (
     Stock,
     ask,
@@ -26,7 +26,7 @@ kinds_of_rules = pytest.mark.parametrize(
     "kind",
     [
         pytest.param("iptables", marks=long),
-        *(["nftables"] if NodeModules().may_have("nf_tables") else []),
+        *(["nftables"] if HAS_NFTABLES else []),
     ],
 )
 
