@@ -12,23 +12,18 @@ import gc
 import queue
 from collections.abc import Callable
 
-import msgspec
-
-from ipvs_agent.addresses import Address
-from ipvs_agent.desired.compile import NodeView
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import (
     NodeHealth,
     ObjectName,
-    VirtualServerKey,
 )
 from ipvs_agent.reconcile.audits import Audits
 from ipvs_agent.reconcile.claims import Key
 from ipvs_agent.reconcile.clock import RoundClock
 from ipvs_agent.reconcile.crowds import Crowds
 from ipvs_agent.reconcile.figures import Figures
-from ipvs_agent.reconcile.foundation import Ground, Needs, still_missing
+from ipvs_agent.reconcile.foundation import still_missing
 from ipvs_agent.reconcile.health import Health
 from ipvs_agent.reconcile.keeper import Keeper
 from ipvs_agent.reconcile.marks import Marks
@@ -46,12 +41,13 @@ from ipvs_agent.reconcile.messages import (
     VipsRead,
 )
 from ipvs_agent.reconcile.node_reads import NodeReads
+from ipvs_agent.reconcile.node_views import NodeViews
 from ipvs_agent.reconcile.older_flows import OlderFlows
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.planner import Planner
 from ipvs_agent.reconcile.repairs import Repairs
 from ipvs_agent.reconcile.report import Report
-from ipvs_agent.reconcile.settings import Settings, differing, is_touched, needs_now, node_view, with_left
+from ipvs_agent.reconcile.settings import Settings
 from ipvs_agent.reconcile.spacing import Spacing
 from ipvs_agent.reconcile.stages import Stages
 from ipvs_agent.reconcile.timers import (
@@ -74,7 +70,7 @@ from ipvs_agent.reconcile.timers import (
 )
 from ipvs_agent.reconcile.unserved import Unserved
 from ipvs_agent.reconcile.worker import Worker
-from ipvs_agent.sources.changes import Change, Kind, Listed, Rejected, Remark, Trouble
+from ipvs_agent.sources.changes import Change, Kind, Rejected, Remark, Trouble
 from ipvs_agent.sources.store import Store
 
 _SETTLED = 10_000
@@ -116,7 +112,6 @@ class Reconciler:
         self._keeper = Keeper(kernel, self._timers, self._report, self._unserved, clock, settings)
         self._repairs = Repairs(self._keeper, kernel, self._timers, self._report, now, rank=self._store.rank)
         self._marks = Marks(self._keeper.achieved.goes_by, self._keeper.claims.owner)
-        self._board = outlets.health
         self._health = Health(outlets.health, settings.sync_period, clock)
         crowds = Crowds(self._timers, now)
         self._planner = Planner(
@@ -133,12 +128,7 @@ class Reconciler:
         self._audits = Audits(
             background, worker, self.tell, self._keeper, self._timers, now, sync_period=settings.sync_period
         )
-        self._ground: Ground | None = None
-        self._laid_needs: Needs | None = None
-        self._view: NodeView | None = None
-        self._own_addresses: frozenset[Address] = frozenset()
-        self._left: frozenset[VirtualServerKey] = frozenset()
-        """The virtual servers of an agent before this one, until all that is asked for is known."""
+        self._node = NodeViews(self._store, self._keeper, settings, self._report, outlets.health)
         self._troubles: dict[str, str] = {}
         self._is_stopping = False
 
@@ -199,15 +189,15 @@ class Reconciler:
             self.catch_up()
 
     def _is_done(self) -> bool:
-        return self._keeper.may_remove and not self._is_at_work() and not self._lags_behind_node()
+        return self._keeper.may_remove and not self._is_at_work() and not self._node.lags_behind
 
     def _is_at_work(self) -> bool:
         return bool(self._store.dirty or self._spacing) or self._keeper.is_changing_schedulers
 
     def _is_hopeless(self) -> bool:
         """Tell whether a single sync will not become complete by waiting."""
-        if self._view is None:
-            is_waiting = self._store.complete and self._needs() is None
+        if self._node.view is None:
+            is_waiting = self._store.complete and self._node.needs is None
             return is_waiting or self._audits.failures > 0
         return bool(self._troubles) and not self._is_at_work()
 
@@ -223,7 +213,7 @@ class Reconciler:
         for task in self._timers.take_due(self._clock()):
             self._run_task(task)
         self._older_flows.watch(self._timers, self._clock())
-        is_behind = self._view is None or bool(self._store.dirty) or self._audits.failures > 0
+        is_behind = self._node.view is None or bool(self._store.dirty) or self._audits.failures > 0
         self._health.note(is_behind=is_behind)
         self._unserved.flush()
 
@@ -260,7 +250,7 @@ class Reconciler:
         elif isinstance(message, VipsRead):
             self._on_vips_read(message)
         elif isinstance(message, AddressesRead):
-            self._own_addresses = message.addresses
+            self._node.own_addresses = message.addresses
             self._refresh_view()
         elif isinstance(message, AddressesFailed):
             delay = self._keeper.retries.backoff(1)
@@ -288,8 +278,7 @@ class Reconciler:
         self._unserved.changed(change)
         if change.kind is Kind.NODE and not isinstance(change, Rejected):
             self._health.note_node(self._store.node)
-        is_said_of_left = isinstance(change, Listed) and self._left and self._view is not None
-        if change.kind is Kind.NODE or is_said_of_left or self._has_moved_api_servers():
+        if self._node.is_told_of(change):
             self._refresh_view()
 
     def _run_task(self, task: Task) -> None:
@@ -333,7 +322,7 @@ class Reconciler:
 
     def _can_plan(self) -> bool:
         """Tell whether planning makes sense: a source in trouble may not become complete for hours."""
-        return self._view is not None and (self._store.complete or bool(self._troubles))
+        return self._node.view is not None and (self._store.complete or bool(self._troubles))
 
     def _round(self) -> None:
         """Bring some dirty Services to where they should be."""
@@ -351,7 +340,7 @@ class Reconciler:
         for name in names:
             if self._is_stopping:
                 return
-            changed.append(self._keeper.claims.replace(name, self._planner.plan(name, self._view)))
+            changed.append(self._keeper.claims.replace(name, self._planner.plan(name, self._node.view)))
         if is_first:
             self._stages.end("compile")
         self._keeper.choose_vip_form()
@@ -360,7 +349,7 @@ class Reconciler:
                 return
             now = slice(start, start + _START)
             self._keeper.bring({key: None for keys in changed[now] for key in keys}, names[now])
-        if self._view and self._keeper.missing_schedulers != self._view.missing_schedulers:
+        if self._node.has_lost_schedulers:
             self._refresh_view()  # Services that asked for one that the kernel does not know get another
         if self._store.complete and is_first and not self._is_stopping:
             self._prune()
@@ -377,7 +366,7 @@ class Reconciler:
         """From now on remove what nobody wants, beginning with what earlier agents left."""
         keeper = self._keeper
         keeper.begin_to_remove()
-        self._left = frozenset()
+        self._node.left = frozenset()
         achieved = keeper.achieved
         self._marks.adopt(())  # those of Services that are gone may be given again
         self._stages.end("kernel")
@@ -387,39 +376,9 @@ class Reconciler:
 
     def _refresh_view(self) -> None:
         """Look at the node anew; where it differs, what depends on it is compiled again."""
-        if self._ground is None:
-            return
-        node = self._store.node
-        if self._lags_behind_node():
+        if self._node.ground is not None and self._node.lags_behind:
             self._start_audit()
-        if self._view is None and self._needs() is None:
-            self._report.waits_for_node()
-            return
-        if self._view is None and self._settings.detects_by_node and self._lags_behind_node():
-            return  # the rules come before what they are for
-        api_servers = self._store.api_servers
-        missing = frozenset(self._keeper.missing_schedulers)
-        view = node_view(self._settings, self._ground, self._own_addresses, node, api_servers, missing)
-        view = with_left(view, self._left, self._store.listed)
-        default = view.scheduler.scheduler
-        if default in missing - (self._view.missing_schedulers if self._view is not None else frozenset()):
-            self._report.lacks_default_scheduler(default)
-        if self._view is not None and (fields := differing(self._view, view)):
-            touched = (one for one in self._store.services.values() if is_touched(one, fields))
-            self._store.dirty.update(dict.fromkeys(service.name for service in touched))
-        self._view = view
-        chosen = view.node_port_addresses if self._settings.chooses_node_ports else None
-        self._board.listen_on(chosen)
-
-    def _needs(self) -> Needs | None:
-        return needs_now(self._settings, self._store.node)
-
-    def _lags_behind_node(self) -> bool:
-        """Tell whether the Node asks for other rules than were laid."""
-        return self._needs() not in (None, self._laid_needs)
-
-    def _has_moved_api_servers(self) -> bool:
-        return self._view is not None and self._view.api_servers != self._store.api_servers
+        self._node.refresh()
 
     def _on_vips_read(self, message: VipsRead) -> None:
         if message.vips is None:
@@ -430,34 +389,25 @@ class Reconciler:
     # --- Audit ----------------------------------------------------------------------------------------------
 
     def _start_audit(self) -> None:
-        # Until the Node says what the rules depend on, those of an agent before this one stay.
-        needs = (
-            self._needs()
-            or self._laid_needs
-            or msgspec.structs.replace(self._settings.needs, masquerade=None)
-        )
-        self._audits.start(needs, self._ground)
+        self._audits.start(self._node.needs_to_lay, self._node.ground)
 
     def _on_laid(self, laid: Laid) -> None:
-        is_first = self._ground is None
-        if is_first:
+        before = self._node.ground
+        if before is None:
             self._stages.end("foundation")
         self._keeper.capacities.update(laid.ground.capacities)
-        self._keeper.missing_schedulers = still_missing(
-            self._keeper.missing_schedulers, laid.ground, self._ground
-        )
-        if is_first:
+        self._keeper.missing_schedulers = still_missing(self._keeper.missing_schedulers, laid.ground, before)
+        if before is None:
             self._marks.adopt(laid.tables.members)
             try:
-                self._left = self._repairs.adopt(laid.tables)
+                self._node.left = self._repairs.adopt(laid.tables)
             except KernelError as error:
                 self._on_audit_failed(error)
                 return
         self._audits.succeed()
-        self._report.laid(laid.ground, self._ground)
-        self._ground, self._laid_needs = laid.ground, laid.needs
+        self._report.laid(laid.ground, before)
+        self._node.note_laid(laid)
         self._health.note_families(laid.ground.families)
-        self._own_addresses = laid.tables.node_addresses
         self._refresh_view()
         if laid.drift is None:
             self._audits.end()
