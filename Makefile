@@ -53,7 +53,7 @@ conformance: machine ## compare with the real kube-proxy; SEED=n CASES=n or CASE
 		$(foreach number,$(CASE),--case $(number)) $(ARGS)
 
 nightly: ## run what takes too long for each change: all integration tests on an emulated machine
-	$(MAKE) integration BACKEND=qemu TIMEOUT=5400
+	$(MAKE) integration BACKEND=qemu TIMEOUT=28800
 
 launcher: machine ## test tools/vm, which gives the others their kernel
 	$(PYTHON) -m pytest tests/vm --backend $$($(PYTHON) -m tools.vm --backend $(BACKEND) --which) $(ARGS)

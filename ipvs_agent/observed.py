@@ -74,8 +74,10 @@ class NativeChain(msgspec.Struct, frozen=True):
     hook: int | None = None
     """One of Hook or another of the kernel's; None: it is only where other chains lead."""
     priority: int = 0
-    """From which hook to which: lower ones are passed first."""
+    """Chains of lower ones are passed first at its hook."""
     marks: int = 0
     """The bits of a packet's mark that its rules may write."""
     leads_to: frozenset[str] = frozenset()
     """The chains of its table to which its rules may lead."""
+    leads_anywhere: bool = False
+    """Whether a verdict map of its rules may lead to any chain of its table that is at no hook itself."""

@@ -224,9 +224,9 @@ def _detector(facts: Facts, config: AgentConfig) -> Findings:
 def _marks(facts: Facts) -> Findings:
     for rules in facts.rules:
         tool = f"{'iptables' if rules.family is Family.IPV4 else 'ip6tables'}{rules.flavour}"
-        yield from _spoiled([f"{tool} {rule}" for rule in foreign_writers(rules.saved).of_marks])
+        yield from _spoiled([f"`{tool} {rule}`" for rule in foreign_writers(rules.saved).of_marks])
     native = [text for family in Family for text in native_writers(facts.native, family).of_marks]
-    yield from _spoiled(list(dict.fromkeys(native)))
+    yield from _spoiled([f"see `{text}`" for text in dict.fromkeys(native)])
 
 
 def _spoiled(writers: Sequence[str]) -> Findings:
@@ -234,7 +234,7 @@ def _spoiled(writers: Sequence[str]) -> Findings:
         yield Finding(
             Level.WARNING,
             "packet marks",
-            f"changed by a rule that is not ours, before they have done their work: `{writers[0]}`"
+            f"changed by a rule that is not ours, before they have done their work: {writers[0]}"
             f"{_and_more(writers, 1)}; so with externalTrafficPolicy Local clients inside the cluster may"
             " get endpoints of this node alone, and clients outside any where this node has none",
             "have whatever writes these rules leave out packets to the addresses of Services, if it can",

@@ -7,6 +7,8 @@ the node's own packets it is the rest of mangle OUTPUT: nat OUTPUT begins with o
 What IPVS sends on passes all of OUTPUT, once more or for the first time, and our last rule, in mangle
 POSTROUTING, still needs the tag: there only who writes bits of the tag counts.
 
+That goes for chains of iptables and, by their hooks and priorities, for those that only nftables has.
+
 Whether one of our packets would reach such a rule, or match it, cannot be told from the text: each counts.
 """
 
@@ -67,6 +69,8 @@ _WRITERS: Mapping[str, str | None] = {
 }
 
 _Chains = Mapping[str, Sequence[str]]
+_ChainName = tuple[str, str]
+"""Table and name."""
 
 
 class _Span(NamedTuple):
@@ -120,7 +124,7 @@ def foreign_writers(saved: str) -> ForeignWriters:
 
 
 def native_writers(chains: Iterable[NativeChain], family: Family) -> ForeignWriters:
-    """Return the chains of nftables that may spoil a mark of a family, as one lists them with nft."""
+    """Return the chains of nftables that may spoil a mark of a family, each as what shows its rules."""
     passed = {(chain.table, chain.name): chain for chain in chains if family in chain.families}
     of_marks: list[str] = []
     of_tags: list[str] = []
@@ -132,23 +136,32 @@ def native_writers(chains: Iterable[NativeChain], family: Family) -> ForeignWrit
         ]
         for chain in _reached(passed, starts):
             if chain.marks & (TAG_MASK if span.is_sent_on else EVERY_BIT):
-                text = f"nft list chain {chain.table} {chain.name}"
+                text = _listing(chain)
                 of_marks.append(text)
                 if span.is_sent_on:
                     of_tags.append(text)
     return ForeignWriters(tuple(dict.fromkeys(of_marks)), tuple(dict.fromkeys(of_tags)))
 
 
-def _reached(
-    chains: Mapping[tuple[str, str], NativeChain], starts: Iterable[NativeChain]
-) -> list[NativeChain]:
+def _listing(chain: NativeChain) -> str:
+    # A chain without a name is shown where it is led to.
+    is_anonymous = chain.name.startswith("__chain")
+    return f"nft list table {chain.table}" if is_anonymous else f"nft list chain {chain.table} {chain.name}"
+
+
+def _reached(chains: Mapping[_ChainName, NativeChain], starts: Iterable[NativeChain]) -> list[NativeChain]:
     """Return some chains and all to which they may lead."""
     reached = {(chain.table, chain.name): chain for chain in starts}
     waiting = list(reached.values())
+    are_taken = set[str]()
+    """The tables of which all chains are, to which one may be led."""
     while waiting:
         chain = waiting.pop()
-        for name in sorted(chain.leads_to):
-            key = (chain.table, name)
+        names = [(chain.table, name) for name in sorted(chain.leads_to)]
+        if chain.leads_anywhere and chain.table not in are_taken:
+            are_taken.add(chain.table)
+            names += [key for key, one in chains.items() if key[0] == chain.table and one.hook is None]
+        for key in names:
             if key in chains and key not in reached:
                 reached[key] = chains[key]
                 waiting.append(chains[key])

@@ -14,11 +14,11 @@ def insertion_order(
 ) -> tuple[RealServer, ...]:
     """Return the real servers of a virtual server in the order in which to add them.
 
-    It depends on what they are alone, not on the order in which they were heard of. Schedulers that spread
-    have another one for each seed, which names the node: those that take turns would else have the first
-    connection of every node at one real server, and those that count would settle their draws alike. The last
-    one, at which they begin, has one of the highest weights; it stays unless it goes or one that goes before
-    it comes.
+    It depends on what they are alone, not on the order in which they were heard of. Where the list need not
+    be the same on all nodes it is another one for each seed, which names the node: schedulers that take turns
+    would else have the first connection of every node at one real server, and those that count would settle
+    their draws alike. The last one, at which they begin, has one of the highest weights; it is the last until
+    it goes, or one comes that ranks above it.
     """
     if len(real_servers) < 2:
         return tuple(real_servers)

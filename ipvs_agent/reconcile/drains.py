@@ -13,23 +13,15 @@ from ipvs_agent.desired import sets, split
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Kernel
-from ipvs_agent.model import (
-    Frontend,
-    ObjectName,
-    RealServerKey,
-    VirtualServer,
-    VirtualServerKey,
-    mark_key,
-)
+from ipvs_agent.model import Frontend, RealServerKey, VirtualServerKey, mark_key
 from ipvs_agent.operations import DeleteMember, DeleteVirtualServer, Operation
 from ipvs_agent.reconcile import diff, drain
 from ipvs_agent.reconcile.achieved import Achieved, Held
 from ipvs_agent.reconcile.claims import FOREIGN, LINGERING, Claims, Key
 from ipvs_agent.reconcile.executor import execute
-from ipvs_agent.reconcile.put_off import with_held_scheduler
+from ipvs_agent.reconcile.put_off import PutOff, with_held_scheduler
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.timers import DrainCheck, Timers
-from ipvs_agent.schedulers import flag_names
 
 
 class Drains:
@@ -58,11 +50,8 @@ class Drains:
         """For how many seconds the connections of virtual servers may last that are not as by default."""
         self._ways_in: dict[VirtualServerKey, set[VirtualServerKey]] = {}
         """The virtual servers by mark that may have connections from addresses which lead there no longer."""
-        self._put_off: dict[VirtualServerKey, tuple[ObjectName, str]] = {}
-        """Those that are to have a scheduler or flags under which nothing drains, once nothing does: whose
-        they are, and how that is said."""
-        self._newly_put_off: dict[ObjectName, None] = {}
-        """The Services of which it is to be said, or no longer."""
+        self.put_off = PutOff()
+        """Those that are to have a scheduler or flags under which nothing drains, once nothing does."""
 
     def under_way(self) -> list[VirtualServerKey]:
         """Return the virtual servers that are looked at."""
@@ -77,27 +66,10 @@ class Drains:
         """
         owner = self._claims.owner(key)
         if owner is None or wanted is None or held is None or not _would_cut(wanted, held):
-            self._note_put_off(key, None)
+            self.put_off.forget(key)
             return wanted
-        self._note_put_off(key, (owner.name, _waiting(wanted.virtual_server, held.virtual_server)))
+        self.put_off.note(owner.name, wanted.virtual_server, held.virtual_server)
         return with_held_scheduler(wanted, held)
-
-    def take_put_off(self) -> dict[ObjectName, list[str]]:
-        """Return what is put off for Services of which that has changed since the last time, in words."""
-        found: dict[ObjectName, list[str]] = {name: [] for name in self._newly_put_off}
-        self._newly_put_off.clear()
-        if found:
-            for name, text in self._put_off.values():
-                if name in found:
-                    found[name].append(text)
-        return found
-
-    def _note_put_off(self, key: VirtualServerKey, what: tuple[ObjectName, str] | None) -> None:
-        before = self._put_off.pop(key, None)
-        if what is not None:
-            self._put_off[key] = what
-        for name, _ in filter(None, (before, what) if before != what else ()):
-            self._newly_put_off[name] = None
 
     def let_linger(self, keys: dict[Key, None]) -> None:
         """Claim virtual servers that nobody wants any more, as long as they may have connections.
@@ -222,7 +194,7 @@ class Drains:
             self._plan(key, progress, progress.next_check(now, limit))
             return {}
         del self._under_way[key]
-        changed: dict[Key, None] = {key: None} if key in self._put_off else {}
+        changed: dict[Key, None] = {key: None} if key in self.put_off else {}
         if self._claims.owner(key) == LINGERING:
             self._ways_in.pop(key, None)
         self._claims.release(key, LINGERING, changed)
@@ -265,13 +237,6 @@ class Drains:
             for mark, one in held.items()
             if one is not None and one.real_servers and diff.is_drained(one.virtual_server)
         }
-
-
-def _waiting(wanted: VirtualServer, held: VirtualServer) -> str:
-    asked, present = (
-        " ".join((one.scheduler, *flag_names(one.scheduler, one.flags))) for one in (wanted, held)
-    )
-    return f"scheduler {asked} waits until nothing drains behind {held.key}, which has {present}"
 
 
 def _would_cut(wanted: Frontend, held: Held) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 
 import msgspec
 
@@ -13,6 +13,7 @@ from ipvs_agent.desired.marks import ForeignWriters, foreign_writers, native_wri
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import IpSets, Kernel
 from ipvs_agent.model import IpSet
+from ipvs_agent.observed import NativeChain
 from ipvs_agent.schedulers import SAFE, SCHEDULERS
 
 _MODULES = (
@@ -59,6 +60,8 @@ class Ground(msgspec.Struct, frozen=True):
     """The families in which clients inside the cluster cannot be told from those outside for certain."""
     capacities: Mapping[str, int] = {}
     """How many members each set takes."""
+    blind: str = ""
+    """Why it is not known what rules of nftables do to packet marks; empty where it is."""
     missing_modules: frozenset[str] = frozenset()
     """Modules that are not there, and without which some Services can only be served in another way. Where
     modprobe does not find one, as in a container without /lib/modules, the kernel's own may still do so."""
@@ -85,14 +88,16 @@ def lay(
     families = working | _in_use(kernel, refusals, before)
     written = _remove_drafts(kernel.ipsets) if before is None else []
     written += _lay_sets(kernel, families)
-    undivided = families
+    undivided, blind = families, ""
     if needs.masquerade is not None:
-        divided, failed = _lay_all_rules(kernel, working, needs.masquerade, written)
+        native, blind = _native_chains(kernel)
+        divided, failed = _lay_all_rules(kernel, working, needs.masquerade, native, written)
         if failed and (not divided or failed.keys() - _in_use(kernel, failed, before)):
             raise next(iter(failed.values()))
         refusals |= {family: str(error) for family, error in failed.items()}
-        for family in families - divided.keys():
-            divided[family] = _was_divided(family, needs.masquerade, before)
+        for family in families if blind else families - divided.keys():
+            is_divided = _was_divided(family, needs.masquerade, before)
+            divided[family] = is_divided and divided.get(family, True)
         undivided = frozenset(family for family in families if not divided[family])
     capacities = {name: ip_set.capacity for name, ip_set in kernel.ipsets.sets().items() if ip_set}
     return Ground(
@@ -101,6 +106,7 @@ def lay(
         refusals,
         undivided,
         capacities,
+        blind,
         missing_modules,
         frozenset(name for name, one in SCHEDULERS.items() if kernel.modules.has(one.module)),
         frozenset(name for name, one in SCHEDULERS.items() if not kernel.modules.may_have(one.module)),
@@ -150,16 +156,28 @@ def _has_ledger(kernel: Kernel, family: Family) -> bool:
     return name in kernel.ipsets.sets() and bool(kernel.ipsets.members(name))
 
 
+def _native_chains(kernel: Kernel) -> tuple[Collection[NativeChain], str]:
+    """Return what only nftables has, or why it cannot be read: clients are served all the same."""
+    try:
+        return kernel.nftables.chains(), ""
+    except KernelError as error:
+        return (), str(error)
+
+
 def _lay_all_rules(
-    kernel: Kernel, families: Iterable[Family], masquerade: shim.Masquerade, written: list[str]
+    kernel: Kernel,
+    families: Iterable[Family],
+    masquerade: shim.Masquerade,
+    native: Collection[NativeChain],
+    written: list[str],
 ) -> tuple[dict[Family, bool], dict[Family, KernelError]]:
     """Write the rules where they differ; return the answers of `_lay_rules`, and what failed."""
     divided: dict[Family, bool] = {}
     failed: dict[Family, KernelError] = {}
-    native = kernel.nftables.chains()
     for family in sorted(families):
         try:
-            divided[family] = _lay_rules(kernel, family, masquerade, native_writers(native, family), written)
+            writers = native_writers(native, family)
+            divided[family] = _lay_rules(kernel, family, masquerade, writers, written)
         except KernelError as error:
             failed[family] = error
     return divided, failed

@@ -110,7 +110,7 @@ class Keeper:
                 for operation in operations
                 if not diff.removes(operation) or self._only_says_how(operation)
             ]
-        for name, texts in self._drains.take_put_off().items():
+        for name, texts in self._drains.put_off.take_changed().items():
             self._unserved.put_off(name, texts)
         self._drains.remember_ways_in(operations)
         self._make_room(operations)

@@ -54,7 +54,7 @@ class NodeViews:
         return self.needs not in (None, self._laid_needs)
 
     @property
-    def has_lost_schedulers(self) -> bool:
+    def has_other_schedulers(self) -> bool:
         """Whether the kernel knows other schedulers than the view says."""
         return self.view is not None and self._keeper.missing_schedulers != self.view.missing_schedulers
 

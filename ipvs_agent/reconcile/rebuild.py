@@ -94,8 +94,8 @@ def misplaced(wanted: Frontend | None, held: Held | None) -> list[RealServer]:
     scheduler = SCHEDULERS.get(wanted.virtual_server.scheduler)
     if scheduler is None:
         return []
-    if scheduler.order is Order.SPREAD:
-        return _head_elsewhere(wanted, held.real_servers)
+    if scheduler.order is not Order.CANONICAL:
+        return _head_elsewhere(wanted, held.real_servers, is_ranked=scheduler.order is Order.RANKED)
     endpoints = {server.endpoint: None for server in wanted.real_servers}
     draining = {endpoint for endpoint in held.real_servers if endpoint not in endpoints}
     unmoved = iter(held.real_servers)
@@ -105,13 +105,19 @@ def misplaced(wanted: Frontend | None, held: Held | None) -> list[RealServer]:
     return _behind_longest_beginning(endpoints, held.real_servers, unmoved)
 
 
-def _head_elsewhere(wanted: Frontend, held: dict[RealServerKey, RealServer]) -> list[RealServer]:
-    """Return the one that comes first, if another one does; those of weight 0 do not count."""
+def _head_elsewhere(
+    wanted: Frontend, held: dict[RealServerKey, RealServer], *, is_ranked: bool
+) -> list[RealServer]:
+    """Return the one that comes first, if another one does; those of weight 0 do not count.
+
+    is_ranked: only those of the highest weight do.
+    """
     head = held.get(wanted.real_servers[-1].endpoint) if wanted.real_servers else None
     if head is None or not head.weight:
         return []
-    first = next(server for server in reversed(held.values()) if server.weight)
-    return [] if first is head else [head]
+    least = max(server.weight for server in held.values()) if is_ranked else 1
+    first = next(server for server in reversed(held.values()) if server.weight >= least)
+    return [head] if first is not head and head.weight >= least else []
 
 
 def _is_crowded(wanted: Frontend, draining: int) -> bool:

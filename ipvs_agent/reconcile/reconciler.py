@@ -349,7 +349,7 @@ class Reconciler:
                 return
             now = slice(start, start + _START)
             self._keeper.bring({key: None for keys in changed[now] for key in keys}, names[now])
-        if self._node.has_lost_schedulers:
+        if self._node.has_other_schedulers:
             self._refresh_view()  # Services that asked for one that the kernel does not know get another
         if self._store.complete and is_first and not self._is_stopping:
             self._prune()

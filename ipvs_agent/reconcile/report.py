@@ -147,6 +147,10 @@ class Report:
                 logger.warning(event(text, family=family.name, reason=reason))
         for family in known.keys() - ground.refusals.keys():
             logger.info(event("the tools of a family work again", family=family.name))
+        if ground.blind and not (before and before.blind):
+            logger.warning(event("rules of nftables that change marks go unseen", error=ground.blind))
+        elif before and before.blind and not ground.blind:
+            logger.info(event("rules of nftables can be read again"))
         if before is None and ground.missing_modules:
             logger.warning(event("modules are missing", modules=", ".join(sorted(ground.missing_modules))))
 

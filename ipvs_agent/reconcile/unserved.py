@@ -93,7 +93,7 @@ class Unserved:
 
     def put_off(self, name: ObjectName, texts: Iterable[str]) -> None:
         """Note what a Service has to wait for."""
-        self._note(name, _PUT_OFF, tuple(texts))
+        self._note(name, _PUT_OFF, _fewer(tuple(texts), "and so do others of its addresses and ports"))
 
     def flush(self) -> None:
         """Have people on this node see what was said since the last time."""
@@ -130,8 +130,7 @@ class Unserved:
             self._faults[kind, name] = lines
 
     def _tell(self, name: ObjectName, topic: int, reason: str, texts: tuple[str, ...]) -> None:
-        if len(texts) > MOST_SAID:
-            texts = (*texts[:MOST_SAID], f"there are more faults than these {MOST_SAID}")
+        texts = _fewer(texts, f"there are more faults than these {MOST_SAID}")
         said = self._of_services.get(name, _NOTHING)
         for text in texts:
             if text not in said[topic]:
@@ -158,6 +157,10 @@ class Unserved:
         service, is_near = found
         self._uids[name] = service.uid
         self._outlets.events.warn(service, reason, text, near=is_near)
+
+
+def _fewer(texts: tuple[str, ...], more: str) -> tuple[str, ...]:
+    return (*texts[:MOST_SAID], more) if len(texts) > MOST_SAID else texts
 
 
 def _texts(skipped: Iterable[Skipped]) -> tuple[str, ...]:

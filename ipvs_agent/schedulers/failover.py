@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipvs_agent.schedulers.scheduler import Scheduler, Weight
+from ipvs_agent.schedulers.scheduler import Order, Scheduler, Weight
 
 FO = Scheduler(
     name="fo",
@@ -10,6 +10,7 @@ FO = Scheduler(
     weight=Weight.PRIORITY,
     weight_meaning="Rank.",
     poor_choice="Load is to be spread: of equal weights, one gets all.",
+    order=Order.RANKED,
     since="3.18",
 )
 
@@ -19,5 +20,6 @@ OVF = Scheduler(
     weight=Weight.CAPACITY,
     weight_meaning="Rank, and the number of active connections above which the next one is used.",
     poor_choice="Weights too low: clients are refused. UDP: never full.",
+    order=Order.RANKED,
     since="4.3",
 )

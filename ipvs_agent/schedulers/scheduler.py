@@ -35,6 +35,8 @@ class Order(enum.Enum):
 
     SPREAD = "spread"
     """Another on every node: the list decides where turns start and who wins a draw."""
+    RANKED = "ranked"
+    """Another on every node: of those of the highest weight, the first in the list gets everything."""
     CANONICAL = "canonical"
     """The same on every node, through all changes: the list decides which client gets which real server."""
 

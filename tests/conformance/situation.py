@@ -161,7 +161,9 @@ class Situation:
     @property
     def _left_to_the_balancer(self) -> set[str]:
         ingress = (self.service or {}).get("status", {}).get("loadBalancer", {}).get("ingress", ())
-        return {one["ip"] for one in ingress if "ip" in one and one.get("ipMode") == "Proxy"}
+        modes = {(one["ip"], one.get("ipMode") == "Proxy") for one in ingress if "ip" in one}
+        served = {ip for ip, is_left in modes if not is_left} | set(self.spec.get("externalIPs", ()))
+        return {ip for ip, _ in modes} - served
 
     def _has_family(self, address: str) -> bool:
         return _family(address) in self.spec.get("ipFamilies", ())

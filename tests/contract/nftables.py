@@ -13,6 +13,15 @@ BOTH, IPV4, IPV6 = frozenset(Family), frozenset({Family.IPV4}), frozenset({Famil
 class NftablesContract:
     """Needs a fixture `nftables` and, to have chains, `lay(chains)`."""
 
+    def test_a_chain_says_whether_it_may_lead_anywhere(self, nftables, lay):
+        chains = [
+            NativeChain(BOTH, "inet wall", "first", Hook.INPUT, 0, leads_anywhere=True),
+            NativeChain(BOTH, "inet wall", "second", marks=EVERY_BIT),
+        ]
+        lay(chains)
+
+        assert sorted(chains, key=_name) == sorted(nftables.chains(), key=_name)
+
     def test_a_node_without_native_chains(self, nftables):
         assert [] == nftables.chains()
 

@@ -10,7 +10,7 @@ import pytest
 from ipvs_agent.kernel.modules import NodeModules
 from ipvs_agent.kernel.nftables import NetlinkNftables
 from ipvs_agent.observed import EVERY_BIT, Hook, NativeChain
-from tests.contract.nftables import BOTH, IPV4, NftablesContract
+from tests.contract.nftables import IPV4, NftablesContract
 from tests.integration.nft import HAS_NFTABLES
 
 
@@ -33,6 +33,7 @@ def script(chains):
         lines += [f"add table {chain.table}", f"add chain {chain.table} {chain.name} {{ {_base(chain)} }}"]
     for chain in chains:
         rules = [f"tcp dport 80 jump {name}" for name in sorted(chain.leads_to)]
+        rules += ["ct state vmap { established : accept, invalid : drop }"] * chain.leads_anywhere
         rules += [rule_of(chain.marks)] if chain.marks else []
         lines += [f"add rule {chain.table} {chain.name} {rule}" for rule in rules]
     return "\n".join(lines) + "\n"
@@ -58,7 +59,27 @@ class TestNetlinkNftables(NftablesContract):
         return lambda chains: run("nft", "-f", "-", text=script(chains))
 
     def test_rules_of_iptables_are_left_to_its_tools(self, nftables):
-        run("iptables-nft", "-w", "-t", "mangle", "-A", "INPUT", "-j", "MARK", "--set-mark", "1")
+        self.have_marks_by_iptables()
+        run("iptables-nft", "-w", "-t", "mangle", "-A", "INPUT", "-j", "marks")
+
+        assert [] == nftables.chains()
+
+    def test_chains_of_others_in_tables_of_iptables_count(self, nftables):
+        chain = NativeChain(IPV4, "ip mangle", "input", Hook.INPUT, 0, leads_to=frozenset({"marks"}))
+        self.have_marks_by_iptables()
+        run("nft", "-f", "-", text=script([chain]))
+
+        expected = [chain, NativeChain(IPV4, "ip mangle", "marks", marks=EVERY_BIT)]
+        assert expected == sorted(nftables.chains(), key=lambda one: one.name)
+
+    def have_marks_by_iptables(self):
+        run("iptables-nft", "-w", "-t", "mangle", "-N", "marks")
+        run("iptables-nft", "-w", "-t", "mangle", "-A", "marks", "-j", "MARK", "--set-mark", "1")
+
+    def test_a_table_none_of_whose_chains_is_on_the_way_is_left_out(self, nftables):
+        chain = "type filter hook prerouting priority 0;"
+        run("nft", f"add table ip wall; add chain ip wall marks {{ {chain} }}")
+        run("nft", "add rule ip wall marks meta mark set 1")
 
         assert [] == nftables.chains()
 
@@ -84,17 +105,6 @@ class TestNetlinkNftables(NftablesContract):
         run("nft", "-f", "-", text=f"{script([chain])}add rule ip wall marks {rule}\n")
 
         assert [marks] == [found.marks for found in nftables.chains()]
-
-    def test_a_verdict_map_may_lead_to_any_chain_of_its_table(self, nftables):
-        chains = [
-            NativeChain(BOTH, "inet wall", "input", Hook.INPUT, 0),
-            *(NativeChain(BOTH, "inet wall", name) for name in ("web", "dns", "unused")),
-        ]
-        text = script(chains) + "add rule inet wall input tcp dport vmap { 80: jump web, 53: goto dns }\n"
-        run("nft", "-f", "-", text=text)
-
-        leads_to = {chain.name: chain.leads_to for chain in nftables.chains()}
-        assert {"input": {"web", "dns", "unused"}, "web": set(), "dns": set(), "unused": set()} == leads_to
 
     def test_families_that_are_not_ours_are_left_out(self, nftables):
         run("nft", "add table bridge wall")

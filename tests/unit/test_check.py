@@ -279,11 +279,12 @@ def test_chains_of_nftables_that_write_marks(facts):
     chains = (
         NativeChain(families, "inet wall", "input", Hook.INPUT, 0, marks=1),
         NativeChain(families, "inet wall", "forward", 2, 0, marks=1),
+        NativeChain(frozenset({Family.IPV6}), "ip6 wall", "input", Hook.INPUT, 0, marks=1),
     )
     finding = the_one(findings.find(but(facts, native=chains), BOTH))
 
     assert (Level.WARNING, "packet marks") == (finding.level, finding.subject)
-    assert "`nft list chain inet wall input`; so with externalTrafficPolicy Local" in finding.what
+    assert "see `nft list chain inet wall input` and 1 more; so with externalTrafficPolicy" in finding.what
 
 
 def test_virtual_servers_of_others(facts):

@@ -46,7 +46,9 @@ def test_the_order_counts_where_it_fills_a_table(scheduler):
     assert 6 == len({of(table, virtual_server) for table in itertools.permutations(TABLE)})
 
 
-@pytest.mark.parametrize("scheduler", [*schedulers(Order.SPREAD), "", "unheard-of"])
+@pytest.mark.parametrize(
+    "scheduler", [*schedulers(Order.SPREAD), *schedulers(Order.RANKED), "", "unheard-of"]
+)
 def test_the_order_does_not_count_where_it_only_says_who_is_first(scheduler):
     virtual_server = changed(WEB, scheduler=scheduler)
 

@@ -10,7 +10,7 @@ from ipvs_agent.addresses import Family, parse_network
 from ipvs_agent.desired import sets
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.desired.shim import Masquerade
-from ipvs_agent.errors import Busy, CommandFailed, MissingModule
+from ipvs_agent.errors import Busy, CommandFailed, KernelError, MissingModule
 from ipvs_agent.observed import Hook, NativeChain
 from ipvs_agent.operations import AddMember
 from ipvs_agent.reconcile import foundation
@@ -72,6 +72,27 @@ class TestRulesThatSpoilMarks:
         assert count == kernel.iptables.save(Family.IPV4).count(self.TO_MARK)
         kernel.nftables.lay([])
         assert frozenset() == foundation.lay(kernel, INSIDE, ground).undivided
+
+    def test_what_cannot_be_read_is_as_it_was_and_said(self, kernel, monkeypatch):
+        kernel.nftables.lay([NativeChain(IPV4, "ip wall", "marks", Hook.INPUT, 0, marks=1)])
+        spoilt = foundation.lay(kernel, INSIDE)
+        fresh = foundation.lay(FakeKernel(), INSIDE)
+
+        def refuse():
+            raise KernelError("netlink dump: no")
+
+        monkeypatch.setattr(kernel.nftables, "chains", refuse)
+        found = [foundation.lay(kernel, INSIDE, before) for before in (spoilt, fresh, None)]
+
+        assert [IPV4, frozenset(), frozenset()] == [ground.undivided for ground in found]
+        assert {"netlink dump: no"} == {ground.blind for ground in found}
+        assert 2 == kernel.iptables.save(Family.IPV4).count(self.TO_MARK)
+
+    def test_they_count_where_the_tools_do_not_know_random_ports(self, kernel):
+        kernel.iptables.random_fully = False
+        kernel.nftables.lay([NativeChain(IPV4, "ip wall", "marks", Hook.OUTPUT, 0, marks=1)])
+
+        assert IPV4 == foundation.lay(kernel, INSIDE).undivided
 
 
 class TestRandomPorts:

@@ -312,6 +312,9 @@ class TestNativeChains:
             pytest.param(0, -300, EVERY_BIT, False, False, id="PREROUTING"),
             pytest.param(2, 0, EVERY_BIT, False, False, id="FORWARD"),
             pytest.param(Hook.OUTPUT, -300, EVERY_BIT, True, True, id="before mangle OUTPUT"),
+            pytest.param(Hook.OUTPUT, -9999, 0x1, True, True, id="before everything"),
+            pytest.param(Hook.OUTPUT, 9999, 0x1, True, True, id="behind everything"),
+            pytest.param(Hook.POSTROUTING, -9999, 0x1, True, True, id="before all of POSTROUTING"),
             pytest.param(Hook.OUTPUT, -300, 0xF00, False, False, id="before it, other bits"),
             pytest.param(Hook.OUTPUT, -150, 0xF00, True, False, id="as mangle OUTPUT, other bits"),
             pytest.param(Hook.OUTPUT, -98, 0xF00, True, False, id="as IPVS for the node, other bits"),
@@ -343,6 +346,25 @@ class TestNativeChains:
         ]
 
         assert (("nft list chain inet wall third",), ()) == native_writers(chains, Family.IPV4)
+
+    def test_a_verdict_map_may_lead_to_any_chain_that_is_at_no_hook_itself(self):
+        chains = [
+            self.chain(Hook.INPUT, 0, 0, leads_anywhere=True),
+            self.chain(0, -150, name="prerouting"),
+            self.chain(None, 0, 0, name="second", leads_anywhere=True),
+            self.chain(None, 0, name="third"),
+            self.chain(None, 0, table="inet other", name="elsewhere"),
+        ]
+
+        assert (("nft list chain inet wall third",), ()) == native_writers(chains, Family.IPV4)
+
+    def test_a_chain_without_a_name_is_shown_by_its_table(self):
+        chains = [
+            self.chain(Hook.INPUT, 0, 0, leads_to=frozenset({"__chain4"})),
+            self.chain(None, 0, name="__chain4"),
+        ]
+
+        assert (("nft list table inet wall",), ()) == native_writers(chains, Family.IPV4)
 
     def test_a_chain_that_spoils_a_mark_twice_is_told_of_once(self):
         chains = [self.chain(hook, 0, 0, name=hook.name, leads_to=frozenset({"marks"})) for hook in Hook] + [

@@ -143,6 +143,24 @@ class TestMisplaced:
 
         assert [] == misplaced(Frontend(virtual_server, (other, one), (), ()), holding)
 
+    @pytest.mark.parametrize(
+        ("scheduler", "weights", "is_moved"),
+        [
+            pytest.param("fo", (1, 1, 3), False, id="fo, the last added has less"),
+            pytest.param("fo", (1, 3, 3), True, id="fo, it has as much"),
+            pytest.param("ovf", (1, 1, 3), False, id="ovf, the last added has less"),
+            pytest.param("wlc", (1, 1, 3), True, id="wlc, whatever it has"),
+        ],
+    )
+    def test_ranks_come_before_who_is_first(self, scheduler, weights, is_moved):
+        last, other, head = (
+            real_server(f"10.244.0.{number}:80", weight=weight) for number, weight in enumerate(weights)
+        )
+        virtual_server = VirtualServer(VIP, scheduler)
+        holding = Held(virtual_server, {each.endpoint: each for each in (head, last, other)})
+
+        assert [head] * is_moved == misplaced(Frontend(virtual_server, (last, other, head), (), ()), holding)
+
     @pytest.mark.parametrize("scheduler", ["", "unheard-of"])
     def test_nothing_is_moved_where_nobody_knows_what_the_list_does(self, scheduler):
         one, other = real_server("10.244.0.1:80"), real_server("10.244.0.2:80")

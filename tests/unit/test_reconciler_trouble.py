@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ipvs_agent.errors import KernelError
 from ipvs_agent.sources.changes import Kind, Listed, Remark, Trouble
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, port, service
+from ipvs_agent.testing.fake_kernel import FakeKernel
 from tests.unit.benches import INSIDE, LB, A, C, balanced, by_marks, marks, members_of, restart
 from tests.unit.test_reconciler import Bench
 
@@ -117,3 +119,24 @@ def test_a_remark_on_a_file_is_said_and_is_no_trouble(caplog):
     lines = [(one.levelname, one.message) for one in caplog.records if "web.json" in one.message]
     said = 'skipped object="web.json: line 7: object: has no kind, and is passed over"'
     assert [("WARNING", said)] == lines
+
+
+def test_rules_of_nftables_that_cannot_be_read_keep_nobody_from_being_served(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    kernel = FakeKernel()
+
+    def refuse():
+        raise KernelError("netlink dump: no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel.nftables, "chains", refuse)
+        bench = Bench(kernel).put(service(), endpoint_slice(endpoints=[endpoint("10.244.1.11")])).list_all()
+        assert {"10.244.1.11:8080": 1} == bench.tables()["-t 10.96.0.80:80"]
+        bench.pass_time(90)
+    bench.pass_time(90)
+
+    said = [record.getMessage() for record in caplog.records if "nftables" in record.getMessage()]
+    assert [
+        'rules of nftables that change marks go unseen error="netlink dump: no"',
+        "rules of nftables can be read again",
+    ] == said

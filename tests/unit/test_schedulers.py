@@ -116,8 +116,8 @@ def test_tables_orders_and_weights():
         "lblc": ("capacity", "spread", 0, "2.6"),
         "lblcr": ("capacity", "spread", 0, "2.6"),
         "mh": ("share", "canonical", 4093, "4.18"),
-        "fo": ("priority", "spread", 0, "3.18"),
-        "ovf": ("capacity", "spread", 0, "4.3"),
+        "fo": ("priority", "ranked", 0, "3.18"),
+        "ovf": ("capacity", "ranked", 0, "4.3"),
         "twos": ("share", "spread", 0, "5.12"),
     }
 

@@ -15,6 +15,7 @@ from ipvs_agent.config.values import Listen
 from ipvs_agent.model import HealthCheck, NodeHealth, ObjectName, Skipped, VirtualServer
 from ipvs_agent.operations import AddVirtualServer, DeleteVirtualServer
 from ipvs_agent.reconcile.outlets import Outlets
+from ipvs_agent.reconcile.unserved import MOST_SAID
 from ipvs_agent.sources.changes import Kind, Put, Rejected, Removed
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, key, port, service
 from ipvs_agent.testing.fake_kernel import FakeKernel
@@ -309,3 +310,23 @@ class TestASchedulerThatWaitsForADrain:
         bench.remove(service("shop/web", annotations={"ipvs-agent.io/scheduler": "dh"}))
 
         assert ({}, []) == (users.flushed, users.events)
+
+    def test_of_many_addresses_the_first_are_noted(self):
+        users = Users()
+        bench = Bench(outlets=Outlets(events=users, notes=users))
+        many = [f"198.51.100.{number}" for number in range(1, 21)]
+        before, after = (
+            service("shop/web", port(external_ips=many), annotations={"ipvs-agent.io/scheduler": name})
+            for name in ("mh", "dh")
+        )
+        bench.put(before, endpoint_slice("shop/web", [self.GOING, self.STAYING])).list_all()
+        for address in (self.VIP, *(key(f"{one}:80") for one in many)):
+            bench.kernel.ipvs.set_connections(
+                address, (self.GOING.address, self.GOING.port), active=1, inactive=0
+            )
+        bench.put(endpoint_slice("shop/web", [self.STAYING])).put(after).pass_time(10)
+
+        *first, last = users.flushed[self.NAME]
+        assert MOST_SAID == len(first)
+        assert all(line.startswith("scheduler dh waits until nothing drains") for line in first)
+        assert "and so do others of its addresses and ports" == last

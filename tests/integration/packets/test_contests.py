@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.packets.stock import (
-    PROTOCOLS,
     Stock,
     ask,
     client,
@@ -49,7 +48,7 @@ def notes(node):
 
 
 @families
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", [pytest.param(talk.TCP, marks=pytest.mark.sample), talk.UDP, talk.SCTP])
 @pytest.mark.parametrize("first", [OLDER, YOUNGER], ids=["the older first", "the younger first"])
 def test_the_older_one_has_it_until_it_goes(node, lab, family, protocol, first):
     _, *ways = OLDER.ways_in(lab, family)  # an external address and the NodePort
@@ -97,6 +96,7 @@ def test_a_virtual_server_of_somebody_else_is_left_alone(node, lab, family):
     node.wait_for(lambda: not any(where in line for line in node.virtual_servers()))
 
 
+@pytest.mark.sample
 @families
 def test_the_nodes_own_address_is_served_and_never_bound(node, lab, family):
     own = lab.node.ipv4 if family == 4 else lab.node.ipv6

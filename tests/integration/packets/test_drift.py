@@ -48,18 +48,18 @@ def state(node):
 @pytest.mark.parametrize(
     "damage",
     [
-        pytest.param("ipvsadm -C", id="virtual servers flushed"),
+        pytest.param("ipvsadm -C", id="virtual servers flushed", marks=pytest.mark.sample),
         pytest.param(f"ipvsadm -D -t {VIP}:80", id="a virtual server removed"),
         pytest.param(f"ipvsadm -d -t {VIP}:80 -r 10.244.1.11:8080", id="a real server removed"),
         pytest.param(f"ipvsadm -e -t {VIP}:80 -r 10.244.1.11:8080 -m -w 9", id="a weight changed"),
         pytest.param(f"ipvsadm -a -t {VIP}:80 -r 10.244.1.99:8080 -m -w 1", id="a real server added"),
         pytest.param(f"ipvsadm -E -t {VIP}:80 -s lc", id="a scheduler changed"),
-        pytest.param("ip addr flush dev kube-ipvs0", id="addresses flushed"),
+        pytest.param("ip addr flush dev kube-ipvs0", id="addresses flushed", marks=pytest.mark.sample),
         pytest.param("ip link del kube-ipvs0", id="link removed"),
-        pytest.param("ipset flush", id="sets flushed"),
+        pytest.param("ipset flush", id="sets flushed", marks=pytest.mark.sample),
         pytest.param("ipset add IPVS-AGENT-4-VIPS 192.0.2.77", id="a member added"),
         pytest.param("iptables -w -F IPVS-AGENT-INPUT", id="a chain flushed"),
-        pytest.param("iptables -w -t nat -F", id="a whole table flushed"),
+        pytest.param("iptables -w -t nat -F", id="a whole table flushed", marks=pytest.mark.sample),
         pytest.param("ip6tables -w -t nat -D PREROUTING -j IPVS-AGENT-PREROUTING", id="a jump removed"),
         # The agent may put a rule back before the set is gone.
         pytest.param(

@@ -87,6 +87,7 @@ def node(lab, tmp_path_factory):
 
 @families
 class TestAnswers:
+    @pytest.mark.sample
     @pytest.mark.parametrize("who", ["client", "c", "a", "node"])
     def test_with_local_endpoints(self, node, lab, family, who):
         for address in addresses(lab, TWO_LOCAL, family):
@@ -144,6 +145,7 @@ def closed_input(node):
         yield
 
 
+@pytest.mark.sample
 @families
 @pytest.mark.usefixtures("closed_input")
 def test_a_filter_that_drops_all_else_lets_it_pass(node, lab, family):

@@ -67,7 +67,7 @@ def node(lab, tmp_path_factory):
 
 @families
 @pytest.mark.parametrize("case", NEAR)
-@pytest.mark.parametrize("who", ["client", "a", "node"])
+@pytest.mark.parametrize("who", [pytest.param("client", marks=pytest.mark.sample), "a", "node"])
 def test_at_a_cluster_ip(node, lab, family, case, who):
     stock, names = NEAR[case]
     asked = (client(lab, who), talk.TCP, stock.cluster_ip(family), 80)

@@ -144,6 +144,7 @@ class TestKinds:
         for address, port in others:
             assert ask(node, client(lab, "client"), talk.TCP, address, port).name in "abc"
 
+    @pytest.mark.sample
     @pytest.mark.parametrize(
         "stock", [HEADLESS, EXTERNAL_NAME, OTHER_PROXY], ids=["headless", "ExternalName", "other proxy"]
     )
@@ -161,7 +162,7 @@ class TestKinds:
             assert {"a", "b", "c"} == pods(node, client(lab, "client"), protocol, *way, {"a", "b", "c"})
 
     @pytest.mark.parametrize("protocol", PROTOCOLS)
-    @pytest.mark.parametrize("who", ["client", "a", "node"])
+    @pytest.mark.parametrize("who", [pytest.param("client", marks=pytest.mark.sample), "a", "node"])
     def test_affinity_at_every_address(self, node, lab, family, protocol, who):
         for way in ((STICKY.cluster_ip(family), 80), *STICKY.ways_in(lab, family)):
             assert 1 == len(pods(node, client(lab, who), protocol, *way, set()))

@@ -45,7 +45,13 @@ MODES = {
 everybody = pytest.mark.parametrize("who", CLIENTS)
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("ClusterCIDR", marks=pytest.mark.sample),
+        *(name for name in MODES if name != "ClusterCIDR"),
+    ],
+)
 def mode(request):
     return MODES[request.param]
 

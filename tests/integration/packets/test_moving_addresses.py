@@ -43,6 +43,7 @@ def is_bound(node, address):
     return f" {address}/" in node.run("ip", "addr", "show", "dev", "kube-ipvs0")
 
 
+@pytest.mark.sample
 @families
 def test_an_address_that_comes_and_goes(node, lab, family):
     address = ADDED[family]

@@ -49,6 +49,7 @@ def test_primary_is_what_the_node_object_says(lab, tmp_path, family):
         node.wait_for(lambda: is_refused(node, client(lab, "client"), talk.TCP, lan, WEB.node_port))
 
 
+@pytest.mark.sample
 def test_health_checks_are_answered_at_the_chosen_addresses(lab, tmp_path):
     fields = "nodePortAddresses: [192.0.2.0/24, 'fd00:10:244:1::/64']\nipvs: {syncPeriod: 1h}\n"
     chosen, others = ("192.0.2.1", BRIDGE[6]), ("2001:db8::1", BRIDGE[4])

@@ -71,6 +71,7 @@ def in_range(lab):
     return Client(lab.client, is_bound=True)
 
 
+@pytest.mark.sample
 @families
 @pytest.mark.parametrize("protocol", [talk.TCP, talk.UDP, talk.SCTP])
 def test_in_range_is_answered_and_off_range_is_not(node, family, protocol, in_range, off_range):
@@ -85,6 +86,7 @@ def test_off_range_clients_inside_the_cluster_are_dropped_too(node, lab, family)
         assert is_silent(node, client(lab, who), talk.TCP, RANGED.balancer(family), 80)
 
 
+@pytest.mark.sample
 @families
 def test_the_node_off_range_is_not_answered(node, lab, family):
     with pytest.raises((TimeoutError, PermissionError)):

@@ -77,6 +77,7 @@ def node(lab, tmp_path_factory):
 @pytest.mark.parametrize("protocol", [talk.TCP, talk.UDP])
 @pytest.mark.parametrize("state", STATES)
 class TestEverywhere:
+    @pytest.mark.sample
     @WHO
     def test_at_every_address_under_policy_cluster(self, node, lab, family, protocol, state, who):
         _, names, _ = STATES[state]

@@ -73,6 +73,7 @@ def real_servers(node):
     return sum(line[0] == "-a" and line[1] in ("-u", "-f") for line in lines)
 
 
+@pytest.mark.sample
 @families
 @cases
 def test_a_flow_moves_when_its_endpoint_goes_and_begins_again_when_one_comes(node, lab, family, case):
