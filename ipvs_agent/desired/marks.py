@@ -125,7 +125,11 @@ def foreign_writers(saved: str) -> ForeignWriters:
 
 def native_writers(chains: Iterable[NativeChain], family: Family) -> ForeignWriters:
     """Return the chains of nftables that may spoil a mark of a family, each as what shows its rules."""
-    passed = {(chain.table, chain.name): chain for chain in chains if family in chain.families}
+    passed = {
+        (chain.table, chain.name): chain
+        for chain in chains
+        if family in chain.families and not chain.name.startswith(f"{PREFIX}-")
+    }
     of_marks: list[str] = []
     of_tags: list[str] = []
     for span in _SPANS:

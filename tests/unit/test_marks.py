@@ -366,6 +366,14 @@ class TestNativeChains:
 
         assert (("nft list table inet wall",), ()) == native_writers(chains, Family.IPV4)
 
+    def test_our_own_chains_are_not_among_them(self):
+        chains = [
+            self.chain(Hook.INPUT, 0, 0, table="ip mangle", leads_anywhere=True),
+            self.chain(None, 0, table="ip mangle", name="IPVS-AGENT-INPUT"),
+        ]
+
+        assert ((), ()) == native_writers(chains, Family.IPV4)
+
     def test_a_chain_that_spoils_a_mark_twice_is_told_of_once(self):
         chains = [self.chain(hook, 0, 0, name=hook.name, leads_to=frozenset({"marks"})) for hook in Hook] + [
             self.chain(None, 0, name="marks")
