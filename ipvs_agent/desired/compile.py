@@ -235,7 +235,8 @@ class _Compiler(NamedTuple):
     ) -> Frontend:
         service, node = self.service, self.node
         members = [sets.port_member(Purpose.SERVICES, key), *of_kind]
-        if service.source_ranges and key.address in self.port.load_balancer_ips:
+        is_balanced = key.address in self.port.load_balancer_ips and key.port == self.port.port
+        if service.source_ranges and is_balanced:  # the address may be the node's, with a NodePort
             members += _restriction(service, key, node)
         vips: tuple[Address, ...] = ()
         if key.address not in node.never_bound:

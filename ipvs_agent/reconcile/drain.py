@@ -1,13 +1,14 @@
 """When a real server that takes no new connections may go, and what stays up for those that it has.
 
 An established connection holds its real server. Others (TIME_WAIT and the like, but also a half-closed
-transfer, which the kernel counts among them) hold it while its packet counters still move. Where the Service
-or the configuration sets a limit, nothing holds it longer than that.
+transfer, which the kernel counts among them) hold it while its packet counters still move, or until they end
+where the kernel does not count. Where the Service or the configuration sets a limit, nothing holds it longer
+than that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -58,8 +59,13 @@ class Progress(msgspec.Struct):
         for endpoint in leaving - self.began.keys():
             self.began[endpoint] = self.last_began = now
 
-    def finished(self, observed: Iterable[ObservedRealServer], now: float) -> Iterator[RealServerKey]:
-        """Yield those of the observed draining real servers that may go."""
+    def finished(
+        self, observed: Iterable[ObservedRealServer], now: float, counts_packets: Callable[[], bool]
+    ) -> Iterator[RealServerKey]:
+        """Yield those of the observed draining real servers that may go.
+
+        counts_packets: asked before one goes because its counters stand still.
+        """
         for server in observed:
             endpoint = server.real_server.endpoint
             packets = server.counters.packets_in + server.counters.packets_out
@@ -70,7 +76,7 @@ class Progress(msgspec.Struct):
             is_still = now - since >= self.patience
             if server.active:
                 self.closing.discard(endpoint)
-            elif not server.inactive or is_still:
+            elif not server.inactive or (is_still and counts_packets()):
                 yield endpoint
             else:
                 self.closing.add(endpoint)

@@ -23,6 +23,8 @@ from ipvs_agent.reconcile.put_off import PutOff, with_held_scheduler
 from ipvs_agent.reconcile.report import Report
 from ipvs_agent.reconcile.timers import DrainCheck, Timers
 
+_ESTIMATION = "net/ipv4/vs/run_estimation"
+
 
 class Drains:
     """Follows drains to their end; used by the keeper alone."""
@@ -182,7 +184,7 @@ class Drains:
             self._plan(key, progress, now + drain.FIRST_CHECK)
             return {}
         present = [observed[endpoint] for endpoint in leaving if endpoint in observed]
-        gone = {*progress.finished(present, now), *(leaving - observed.keys())}
+        gone = {*progress.finished(present, now, self._counts_packets), *(leaving - observed.keys())}
         overdue = progress.overdue(now, limit) - gone
         operations = drain.removals(key, gone | overdue)
         failures = execute(operations, self._kernel, self._achieved, self._claims.frontend)
@@ -199,6 +201,13 @@ class Drains:
             self._ways_in.pop(key, None)
         self._claims.release(key, LINGERING, changed)
         return changed
+
+    def _counts_packets(self) -> bool:
+        """Tell whether the counters move at all: administrators switch the estimator off that moves them."""
+        try:
+            return self._kernel.sysctls.read(_ESTIMATION) != "0"
+        except KernelError:  # an older kernel, whose estimator cannot be switched off
+            return True
 
     def _is_draining(self, key: VirtualServerKey) -> bool:
         return bool(self._leaving(key)) or self._is_way_in(key)

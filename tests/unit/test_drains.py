@@ -176,6 +176,26 @@ def test_a_real_server_that_the_kernel_will_not_remove_is_not_tried_again_withou
 # --- Connections --------------------------------------------------------------------------------------------
 
 
+def test_where_no_packets_are_counted_what_is_half_closed_stays_until_it_ends():
+    bench = serving(service(), A, B)
+    bench.kernel.sysctls.values["net/ipv4/vs/run_estimation"] = "0"
+    connect(bench, A, active=0, inactive=1)
+    bench.put(endpoint_slice(endpoints=[B])).pass_time(600)
+    assert {1: 0, 2: 1} == behind(bench)
+    connect(bench, A, active=0, inactive=0)
+
+    assert {2: 1} == behind(bench.pass_time(10))
+
+
+def test_a_kernel_whose_counting_cannot_be_switched_off_counts():
+    bench = serving(service(), A, B)
+    del bench.kernel.sysctls.values["net/ipv4/vs/run_estimation"]
+    connect(bench, A, active=0, inactive=1)
+    bench.put(endpoint_slice(endpoints=[B])).pass_time(20)
+
+    assert {2: 1} == behind(bench)
+
+
 @pytest.mark.parametrize("age", [0, 10, HOUR], ids=["at once", "after seconds", "after an hour"])
 @pytest.mark.parametrize("inactive", [0, 1], ids=["nothing left", "in TIME_WAIT"])
 def test_a_real_server_is_gone_ten_seconds_after_its_last_connection(age, inactive):

@@ -196,6 +196,15 @@ class TestSourceRanges:
         assert [f"{LB},tcp:80"] == members(plan, "RESTRICTED")
         assert [f"{LB},tcp:80,203.0.113.0/24", f"{LB},tcp:80,203.0.114.7/32"] == members(plan, "ALLOWED")
 
+    def test_a_node_port_stays_open_where_the_load_balancer_has_the_nodes_address(self):
+        node_ip = "192.0.2.1"
+        balanced = port(node_port=30080, load_balancer_ips=[node_ip])
+        networks = (parse_network("203.0.113.0/24"),)
+        plan = compiled(service("shop/web", balanced, source_ranges=networks), A)
+
+        assert [f"{node_ip},tcp:80"] == members(plan, "RESTRICTED")
+        assert f"{node_ip},tcp:30080" in members(plan, "SERVICES")
+
     def test_everywhere_is_two_halves_for_ipset_knows_no_prefix_0(self):
         allowed = members(self.restricted("0.0.0.0/0"), "ALLOWED")
 

@@ -90,7 +90,7 @@ class Flowing:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("scheduler", ["sh", "mh"])
+@pytest.mark.parametrize("scheduler", ["sh", pytest.param("mh", marks=pytest.mark.sample)])
 def test_connections_with_data_flowing_outlive_a_new_order(node, lab, pods, agent_log, scheduler):
     flags = f"{scheduler}-port,{scheduler}-fallback"
     put(node, pods, PORTS[1:3], scheduler, flags)
