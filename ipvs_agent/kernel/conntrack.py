@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import struct
 from collections.abc import Iterable
 
 from ipvs_agent.addresses import Address, Family
@@ -11,6 +10,7 @@ from ipvs_agent.errors import KernelError, MissingModule
 from ipvs_agent.kernel.api import FlowMatch
 from ipvs_agent.kernel.netlink import (
     NETLINK_NETFILTER,
+    NFGENMSG,
     NLA_F_NESTED,
     Message,
     NetlinkSocket,
@@ -22,7 +22,6 @@ from ipvs_agent.kernel.replies import ReplyReader, number, octets
 
 _GET = 1 << 8 | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
 _DELETE = 1 << 8 | 2
-_HEADER = struct.Struct("=BBH")  # struct nfgenmsg: family, version, resource
 
 # CTA_* of linux/netfilter/nfnetlink_conntrack.h: of a flow,
 _ORIGINAL = 1
@@ -51,7 +50,7 @@ class NetlinkConntrack:
     def __init__(self) -> None:
         self._socket = NetlinkSocket(NETLINK_NETFILTER)
         self._reader = ReplyReader(
-            _HEADER.size,
+            NFGENMSG.size,
             number((_ORIGINAL, _TRANSPORT, _PROTOCOL)),
             octets((_ORIGINAL, _IP, _IPV4_DESTINATION), (_ORIGINAL, _IP, _IPV6_DESTINATION)),
             octets((_ORIGINAL, _TRANSPORT, _DESTINATION_PORT)),
@@ -71,7 +70,7 @@ class NetlinkConntrack:
         return sum(self._delete(family, wanted) for family, wanted in by_family.items())
 
     def _delete(self, family: Family, wanted: _Wanted) -> int:
-        header = _HEADER.pack(family, 0, 0)
+        header = NFGENMSG.pack(family, 0, 0)
         requests = [
             Message(_DELETE, 0, header + _identity(answer))
             for answer in self._dump(header)
@@ -127,6 +126,6 @@ class _Wanted:
 
 def _identity(answer: bytes) -> bytes:
     """Return what tells a flow from all others; without the id, a new one of the same ports would go too."""
-    parts = attributes(answer, _HEADER.size)
+    parts = attributes(answer, NFGENMSG.size)
     # Without a zone the kernel looks in the zone 0: flows of other zones are somebody else's.
     return attribute(_ORIGINAL | NLA_F_NESTED, parts[_ORIGINAL]) + attribute(_ID, parts[_ID])

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ipvs_agent.addresses import Address, Family
 from ipvs_agent.kernel.netlink import (
+    NFGENMSG,
     NLA_F_NESTED,
     NLA_F_NET_BYTEORDER,
     Refusal,
@@ -16,6 +17,7 @@ from ipvs_agent.kernel.netlink import (
     iterate_attributes,
 )
 from ipvs_agent.model import IpSet, SetMember, SetType
+from ipvs_agent.observed import EVERY_BIT
 
 MEMBERS_IN_A_MESSAGE = 600  # of at most 104 octets each, in an attribute whose length has 16 bits
 
@@ -54,7 +56,6 @@ _LIST_HEADER = 1 << 2  # IPSET_FLAG_LIST_HEADER: no members
 _WITH_SKBINFO = 1 << 6  # IPSET_FLAG_WITH_SKBINFO: members carry marks
 
 _INITIAL_HASHSIZE = 1024
-_EVERY_BIT = 0xFFFFFFFF
 _LAST_PORT = 65535
 _NO_FAMILY = 0
 
@@ -76,7 +77,7 @@ _REVISIONS_WITH_MARKS = {
 
 # --- Packing ------------------------------------------------------------------------------------------------
 
-_PREAMBLE = struct.pack("=BBH", 0, 0, 0) + attribute(_PROTOCOL, bytes([_PROTOCOL_VERSION]))
+_PREAMBLE = NFGENMSG.pack(0, 0, 0) + attribute(_PROTOCOL, bytes([_PROTOCOL_VERSION]))
 _ATTRIBUTE = struct.Struct("=HH")
 _NUMBER = struct.Struct("=I")
 _MARK_AND_MASK = struct.Struct("!II")
@@ -150,7 +151,7 @@ def members_of_one_set(members: Sequence[SetMember]) -> bytes:
         if member.source_prefix:
             data += _CIDR2_HEAD + _BYTE[member.source_prefix]
         if member.mark:
-            data += _SKBMARK_HEAD + _MARK_AND_MASK.pack(member.mark, _EVERY_BIT)
+            data += _SKBMARK_HEAD + _MARK_AND_MASK.pack(member.mark, EVERY_BIT)
         data += _LINENO_HEAD + _NUMBER.pack(line)
         parts += (_ATTRIBUTE.pack(4 + len(data), _DATA | NLA_F_NESTED), data)
     # The message has a line of its own, which the kernel overwrites to report where it stopped.
@@ -215,7 +216,7 @@ def _member(set_name: str, parts: Mapping[int, bytes]) -> SetMember:
     mark = 0
     if _SKBMARK in parts:
         mark, mask = _MARK_AND_MASK.unpack(parts[_SKBMARK])
-        if mask != _EVERY_BIT:
+        if mask != EVERY_BIT:
             mark = 0  # it leaves something of the packet's own mark, which is none of the marks we give
     # An address is nested in its attribute, behind a header of 4 octets.
     return SetMember(

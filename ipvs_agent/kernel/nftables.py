@@ -5,7 +5,6 @@ Not seen is what programs outside the kernel do to a mark (`queue`), nor that a 
 
 from __future__ import annotations
 
-import struct
 import sys
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from ipvs_agent.addresses import Family
 from ipvs_agent.kernel.modules import NodeModules
 from ipvs_agent.kernel.netlink import (
     NETLINK_NETFILTER,
+    NFGENMSG,
     Message,
     NetlinkSocket,
     attribute,
@@ -27,7 +27,6 @@ from ipvs_agent.observed import EVERY_BIT, Hook, NativeChain
 _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _GET_CHAIN = _SUBSYSTEM | 4
 _GET_RULE = _SUBSYSTEM | 7
-_HEADER = struct.Struct("=BBH")  # struct nfgenmsg: family, version, resource
 
 # NFPROTO_* of linux/netfilter.h: whose packets pass a table, and how nft calls its family.
 _INET, _IPV4, _IPV6 = 1, 2, 10
@@ -52,16 +51,17 @@ _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
 _META_DESTINATION, _META_KEY, _META_SOURCE = 1, 2, 3
 _BITWISE_SOURCE, _BITWISE_DESTINATION, _BITWISE_LENGTH, _BITWISE_MASK, _BITWISE_XOR = 1, 2, 3, 4, 5
 _TARGET_NAME = 1
-_META_MARK = 3
-_MARK_LENGTH = 4
-# Of iptables, in a rule of nftables: they are not taken apart.
-_TARGETS = {"MARK", "CONNMARK", "HMARK", "SET"}
 # and of those that say which chain is next.
 _IMMEDIATE_DATA = 2
 _LOOKUP_DESTINATION = 3
 _DATA_VALUE, _DATA_VERDICT = 1, 2
 _VERDICT_CHAIN = 2
 _VERDICT_REGISTER = 0
+
+_META_MARK = 3
+_MARK_LENGTH = 4
+_TARGETS = {"MARK", "CONNMARK", "HMARK", "SET"}
+"""Of iptables, in a rule of nftables: they are not taken apart."""
 
 _HOOKS = frozenset(Hook)
 
@@ -92,8 +92,8 @@ class NetlinkNftables:
         if self._socket is None:
             self._socket = NetlinkSocket(NETLINK_NETFILTER)
         tables: dict[_Table, dict[str, NativeChain]] = {}
-        for answer in self._socket.dump(Message(_GET_CHAIN, 0, _HEADER.pack(0, 0, 0))):
-            family, parts = answer[0], attributes(answer, _HEADER.size)
+        for answer in self._socket.dump(Message(_GET_CHAIN, 0, NFGENMSG.pack(0, 0, 0))):
+            family, parts = answer[0], attributes(answer, NFGENMSG.size)
             if family in _FAMILIES:
                 chain = _chain(family, parts)
                 if chain is not None:
@@ -108,9 +108,9 @@ class NetlinkNftables:
     def _read_rules(self, sock: NetlinkSocket, table: _Table, chains: dict[str, NativeChain]) -> None:
         """Have the chains of a table say what their rules do."""
         family, name = table
-        request = _HEADER.pack(family, 0, 0) + attribute(_RULE_TABLE, name.encode() + b"\0")
+        request = NFGENMSG.pack(family, 0, 0) + attribute(_RULE_TABLE, name.encode() + b"\0")
         for answer in sock.dump(Message(_GET_RULE, 0, request)):
-            parts = attributes(answer, _HEADER.size)
+            parts = attributes(answer, NFGENMSG.size)
             chain = chains.get(_text(parts[_RULE_CHAIN]))
             # A kernel that does not know the filter by table gives all rules; a chain may have come just now.
             if chain is not None and (answer[0], _text(parts[_RULE_TABLE])) == table:

@@ -14,10 +14,7 @@ from collections.abc import Callable
 
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Kernel
-from ipvs_agent.model import (
-    NodeHealth,
-    ObjectName,
-)
+from ipvs_agent.model import NodeHealth, ObjectName
 from ipvs_agent.reconcile.audits import Audits
 from ipvs_agent.reconcile.claims import Key
 from ipvs_agent.reconcile.clock import RoundClock
