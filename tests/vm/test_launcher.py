@@ -72,6 +72,13 @@ def test_missing_command_is_127(start):
     assert "no-such-command" in output
 
 
+def test_a_command_that_was_killed_is_said_to_be(start):
+    output, status = result(start("--", "sh", "-c", "kill -KILL $$", stderr=subprocess.STDOUT))
+
+    assert 128 + signal.SIGKILL == status
+    assert "vm: the command was killed; the end of its console:" in output
+
+
 def test_machine_is_a_node_with_ipvs(start, backend):
     """The kernel makes virtual servers and dummy links, and nothing of the host's is in the way."""
     script = """

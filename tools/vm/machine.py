@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ POLL = 0.05
 
 CONSOLE_TAIL = 50
 """Lines: a panic and its trace."""
+
+KILLED = 128 + signal.SIGKILL
+"""The exit status of a command that the kernel ended, which says why on its console: no memory is left, mostly."""
 
 
 def run(backend: Backend, request: guest.Request, limit: float, stream: BinaryIO) -> int:
@@ -108,7 +112,10 @@ def _follow(process: subprocess.Popen[bytes], folder: guest.Folder, limit: float
             shutil.copyfileobj(output, stream)
             stream.flush()
             if has_status:
-                return int(folder.status.read_text())
+                status = int(folder.status.read_text())
+                if status == KILLED:
+                    print(f"vm: the command was killed; {_console(folder)}", file=sys.stderr)
+                return status
             if has_ended:
                 raise Died(f"the machine ended before its command did; {_console(folder)}")
             if time.monotonic() > deadline:

@@ -56,7 +56,7 @@ def canonical(pods, ports, family):
 
 
 class Flowing:
-    """Connections over which somebody asks without pause."""
+    """Connections over which somebody asks without pause; a context manager, which ends it."""
 
     def __init__(self, client):
         self.connections = [
@@ -69,7 +69,10 @@ class Flowing:
         self.rounds = 0
         self._is_ending = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self):
         self._thread.start()
+        return self
 
     def _run(self):
         while not self._is_ending.is_set():
@@ -82,7 +85,7 @@ class Flowing:
                     self.failures.append(f"connection {number} to {name}: {answered}")
             self.rounds += 1
 
-    def end(self):
+    def __exit__(self, *exception):
         self._is_ending.set()
         self._thread.join()
         for connection, _ in self.connections:
@@ -97,20 +100,19 @@ def test_connections_with_data_flowing_outlive_a_new_order(node, lab, pods, agen
     node.agent.start()
     for vip in VIPS.values():
         node.wait_for_answer(lab.client, talk.TCP, vip, 80)
-    flowing = Flowing(lab.client)
-    assert len(flowing.servers) > 3
+    with Flowing(lab.client) as flowing:
+        assert len(flowing.servers) > 3
 
-    # Those that come stand before the others, those that go drain, and return.
-    for ports in (PORTS[:3], (PORTS[0], PORTS[2], PORTS[3]), PORTS[2:], PORTS):
-        put(node, pods, ports, scheduler, flags)
-        for family in VIPS:
-            node.wait_for(
-                lambda family=family, ports=ports: listed(node, family) == canonical(pods, ports, family)
-            )
-        rounds = flowing.rounds
-        node.wait_for(lambda rounds=rounds: flowing.rounds > rounds + 2)
-    node.wait_for(lambda: node.run("cat", "/proc/sys/net/ipv4/vs/expire_nodest_conn") == "1\n")
-    flowing.end()
+        # Those that come stand before the others, those that go drain, and return.
+        for ports in (PORTS[:3], (PORTS[0], PORTS[2], PORTS[3]), PORTS[2:], PORTS):
+            put(node, pods, ports, scheduler, flags)
+            for family in VIPS:
+                node.wait_for(
+                    lambda family=family, ports=ports: listed(node, family) == canonical(pods, ports, family)
+                )
+            rounds = flowing.rounds
+            node.wait_for(lambda rounds=rounds: flowing.rounds > rounds + 2)
+        node.wait_for(lambda: node.run("cat", "/proc/sys/net/ipv4/vs/expire_nodest_conn") == "1\n")
 
     assert [] == flowing.failures
     assert agent_log().count("put in the scheduler's order") >= 2
