@@ -7,23 +7,28 @@ mark, which other addresses of the Service share. It stays until neither has any
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ipvs_agent.desired import sets, split
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import Frontend, RealServerKey, VirtualServerKey, mark_key
-from ipvs_agent.operations import DeleteMember, DeleteVirtualServer, Operation
+from ipvs_agent.observed import ObservedRealServer
+from ipvs_agent.operations import DeleteMember, DeleteRealServer, DeleteVirtualServer, Operation
 from ipvs_agent.reconcile import diff, drain
 from ipvs_agent.reconcile.achieved import Achieved, Held
 from ipvs_agent.reconcile.claims import FOREIGN, LINGERING, Claims, Key
 from ipvs_agent.reconcile.executor import execute
 from ipvs_agent.reconcile.put_off import PutOff, with_held_scheduler
 from ipvs_agent.reconcile.report import Report
-from ipvs_agent.reconcile.timers import DrainCheck, Timers
+from ipvs_agent.reconcile.timers import DrainsDue, Timers
 
 _ESTIMATION = "net/ipv4/vs/run_estimation"
+_TICK = 1 / 16
+"""Seconds: looks due within so many are taken together, and a rolling update wakes the loop less often."""
+_LOOKS = 100
+"""Virtual servers that are looked at before the loop looks at other things."""
 
 
 class Drains:
@@ -47,6 +52,8 @@ class Drains:
         self._report = report
         self._clock = clock
         self._under_way: dict[VirtualServerKey, drain.Progress] = {}
+        self._looks: dict[float, dict[VirtualServerKey, None]] = {}
+        """Which of them to look at, by time; those that have another time by now are passed over."""
         self._default_limit = default_limit
         self._limits: dict[VirtualServerKey, float | None] = {}
         """For how many seconds the connections of virtual servers may last that are not as by default."""
@@ -128,7 +135,7 @@ class Drains:
             if key in self._under_way:  # it has nothing to wait for but its own connections
                 self._plan(key, self._under_way[key], self._clock())
 
-    def watch(self, keys: Iterable[Key]) -> None:
+    def watch(self, keys: Iterable[Key], now: float) -> None:
         """Plan a look at those virtual servers of which something drains now."""
         for key in keys:
             if not isinstance(key, VirtualServerKey):
@@ -136,7 +143,6 @@ class Drains:
             self._note_limit(key)
             progress = self._under_way.get(key)
             if progress is not None or self._is_draining(key):
-                now = self._clock()
                 if progress is None:
                     progress = self._under_way[key] = drain.Progress(now, now, math.inf)
                 is_nobodys = self._claims.owner(key) == LINGERING
@@ -159,48 +165,77 @@ class Drains:
         return frontend.drain_seconds if frontend is not None else self._default_limit
 
     def _plan(self, key: VirtualServerKey, progress: drain.Progress, due: float) -> None:
-        if due != progress.due:
-            progress.due = due
-            self._timers.add(due, DrainCheck(key))
+        moment = math.ceil(due / _TICK) * _TICK
+        if moment == progress.due:
+            return
+        progress.due = moment
+        if moment not in self._looks:
+            self._looks[moment] = {}
+            self._timers.add(moment, DrainsDue(moment))
+        self._looks[moment][key] = None
 
-    def check_due(self, key: VirtualServerKey) -> dict[Key, None]:
-        """Look at a virtual server as `check` does, unless that was done in the meantime."""
-        progress = self._under_way.get(key)
-        return self.check(key) if progress is not None and progress.due <= self._clock() else {}
+    def check_due(self, moment: float) -> dict[Key, None]:
+        """Look at the virtual servers whose time it is as `check` does, unless they have another one now."""
+        waiting = [key for key in self._looks.pop(moment) if self._is_due(key, moment)]
+        if len(waiting) > _LOOKS:
+            self._looks[moment] = dict.fromkeys(waiting[_LOOKS:])
+            self._timers.add(moment, DrainsDue(moment))
+        return self.check(waiting[:_LOOKS])
 
-    def check(self, key: VirtualServerKey) -> dict[Key, None]:
-        """Remove what has lost its last connection; return the objects that nobody wants any more."""
+    def _is_due(self, key: VirtualServerKey, moment: float) -> bool:
         progress = self._under_way.get(key)
-        if progress is None:
-            return {}
-        now, limit = self._clock(), self._limit(key)
-        leaving = self._leaving(key)
-        progress.follow(leaving, now)
+        return progress is not None and progress.due == moment
+
+    def check(self, keys: Sequence[VirtualServerKey]) -> dict[Key, None]:
+        """Remove what has lost its last connection behind virtual servers that are under way.
+
+        Returns the objects that nobody wants any more.
+        """
+        now = self._clock()
+        looks = {key: self._under_way[key] for key in keys}
+        for key, progress in looks.items():
+            progress.follow(self._leaving(key), now)
         try:
-            observed = {server.real_server.endpoint: server for server in self._kernel.ipvs.real_servers(key)}
-            is_way_in = self._is_way_in(key) and self._has_connections_behind_marks(key, progress)
+            observed = dict(zip(keys, self._kernel.ipvs.real_servers_of(keys), strict=True))
+            ways_in = [key for key in looks if self._is_way_in(key) and self._is_way_in_use(key)]
         except KernelError as error:
             self._report.not_ready(error, drain.FIRST_CHECK)
-            self._plan(key, progress, now + drain.FIRST_CHECK)
+            for key, progress in looks.items():
+                self._plan(key, progress, now + drain.FIRST_CHECK)
             return {}
-        present = [observed[endpoint] for endpoint in leaving if endpoint in observed]
-        gone = {*progress.finished(present, now, self._counts_packets), *(leaving - observed.keys())}
-        overdue = progress.overdue(now, limit) - gone
-        operations = drain.removals(key, gone | overdue)
+        operations = [operation for key in looks for operation in self._removals(key, observed[key], now)]
         failures = execute(operations, self._kernel, self._achieved, self._claims.frontend)
         self._report.applied((), operations, len(failures), self._clock() - now)
+        changed: dict[Key, None] = {}
+        for key, progress in looks.items():
+            leaving = self._leaving(key)
+            if leaving or key in ways_in:
+                progress.follow(leaving, now)
+                self._plan(key, progress, progress.next_check(now, self._limit(key)))
+            else:
+                self._end(key, changed)
+        return changed
+
+    def _removals(
+        self, key: VirtualServerKey, found: Iterable[ObservedRealServer], now: float
+    ) -> list[DeleteRealServer]:
+        """Return the operations that remove what has no connections any more, or has no more time."""
+        progress, leaving = self._under_way[key], self._leaving(key)
+        observed = {server.real_server.endpoint: server for server in found}
+        present = [observed[endpoint] for endpoint in leaving if endpoint in observed]
+        gone = {*progress.finished(present, now, self._counts_packets), *(leaving - observed.keys())}
+        overdue = progress.overdue(now, self._limit(key)) - gone
         self._report.cut_off(key, sum(observed[endpoint].active for endpoint in overdue))
-        still_leaving = self._leaving(key)
-        if is_way_in or still_leaving:
-            progress.follow(still_leaving, now)
-            self._plan(key, progress, progress.next_check(now, limit))
-            return {}
+        return drain.removals(key, gone | overdue)
+
+    def _end(self, key: VirtualServerKey, changed: dict[Key, None]) -> None:
+        """Take note that nothing of a virtual server drains any more; what that changes is added."""
         del self._under_way[key]
-        changed: dict[Key, None] = {key: None} if key in self.put_off else {}
+        if key in self.put_off:
+            changed[key] = None
         if self._claims.owner(key) == LINGERING:
             self._ways_in.pop(key, None)
         self._claims.release(key, LINGERING, changed)
-        return changed
 
     def _counts_packets(self) -> bool:
         """Tell whether the counters move at all: administrators switch the estimator off that moves them."""
@@ -219,14 +254,14 @@ class Drains:
         """Tell whether an address stays for connections behind marks."""
         return key in self._ways_in and self._claims.owner(key) == LINGERING
 
-    def _has_connections_behind_marks(self, key: VirtualServerKey, progress: drain.Progress) -> bool:
+    def _is_way_in_use(self, key: VirtualServerKey) -> bool:
         """Tell whether connections may have come in on an address; raise KernelError.
 
         IPVS does not say on which of the addresses with a mark one came in.
         """
         limit = self._limit(key)
         patience = drain.PATIENCE_BEHIND_MARK if limit is None else min(limit, drain.PATIENCE_BEHIND_MARK)
-        if self._clock() - progress.started > patience:
+        if self._clock() - self._under_way[key].started > patience:
             return False
         return any(
             # A virtual server that drains too is gone when its connections are.

@@ -115,10 +115,11 @@ class Keeper:
         self._drains.remember_ways_in(operations)
         self._make_room(operations)
         failures = execute(operations, self._kernel, self.achieved, self.claims.frontend)
-        self._report.applied(services, operations, len(failures), self._clock() - started)
+        done = self._clock()
+        self._report.applied(services, operations, len(failures), done - started)
         if self.may_remove:
-            self._drains.watch(keys)
-            self.rebuilds.watch(keys)
+            self._drains.watch(keys, done)
+            self.rebuilds.watch(keys, done)
         self._note(keys, failures)
         self._new_datagram_servers += (
             operation.virtual_server.key
@@ -268,9 +269,9 @@ class Keeper:
         self._slow_start.take_step(key)
         self.bring({key: None})
 
-    def check_drain(self, key: VirtualServerKey) -> None:
-        """Remove draining real servers that have lost their last connection."""
-        self.bring(self._drains.check_due(key))
+    def check_drains(self, moment: float) -> None:
+        """Remove draining real servers that have lost their last connection, of what is due at a moment."""
+        self.bring(self._drains.check_due(moment))
 
     def rebuild(self, *, may_begin: bool) -> None:
         """Put real servers in order where that is due; what was refused is brought to where it should be."""
@@ -281,8 +282,7 @@ class Keeper:
 
     def end_drains(self) -> None:
         """Look at every drain at once, for a process that will not be there later."""
-        for key in self._drains.under_way():
-            self.bring(self._drains.check(key))
+        self.bring(self._drains.check(self._drains.under_way()))
         self._report.still_draining(len(self._drains.under_way()))
 
     def adopt_vips(self) -> None:

@@ -196,9 +196,8 @@ class Rebuilds:
         """Whether all is in order, but for who comes first."""
         return not any(spell.fills_table for spell in self._spells.values())
 
-    def watch(self, keys: Iterable[Key]) -> None:
+    def watch(self, keys: Iterable[Key], now: float) -> None:
         """Take note of virtual servers that have changed."""
-        now = self._clock()
         for key in keys:
             if not isinstance(key, VirtualServerKey):
                 continue

@@ -50,7 +50,7 @@ from ipvs_agent.reconcile.stages import Stages
 from ipvs_agent.reconcile.timers import (
     AddressesDue,
     AuditDue,
-    DrainCheck,
+    DrainsDue,
     FlowsDue,
     LinesDue,
     ObjectTask,
@@ -211,7 +211,7 @@ class Reconciler:
             self._run_task(task)
         self._older_flows.watch(self._timers, self._clock())
         is_behind = self._node.view is None or bool(self._store.dirty) or self._audits.failures > 0
-        self._health.note(is_behind=is_behind)
+        self._health.note(self._clock(), is_behind=is_behind)
         self._unserved.flush()
 
     # --- What comes in --------------------------------------------------------------------------------------
@@ -302,8 +302,8 @@ class Reconciler:
         """Have the keeper do what is due."""
         if isinstance(task, Retry):
             self._keeper.retry(task.key)
-        elif isinstance(task, DrainCheck):
-            self._keeper.check_drain(task.key)
+        elif isinstance(task, DrainsDue):
+            self._keeper.check_drains(task.moment)
         elif isinstance(task, RebuildDue):
             self._keeper.rebuild(may_begin=not self._audits.is_laying)
         elif isinstance(task, VipsMove):

@@ -29,10 +29,10 @@ class Retry(msgspec.Struct, frozen=True):
     key: Key
 
 
-class DrainCheck(msgspec.Struct, frozen=True):
-    """Look whether draining real servers of a virtual server have lost their last connection."""
+class DrainsDue(msgspec.Struct, frozen=True):
+    """Look whether draining real servers have lost their last connection, of what is due at a moment."""
 
-    key: VirtualServerKey
+    moment: float
 
 
 class RebuildDue(msgspec.Struct, frozen=True):
@@ -84,7 +84,7 @@ class VipsMove(msgspec.Struct, frozen=True):
     """Move some VIPs to the form that they are to have."""
 
 
-ObjectTask = Retry | DrainCheck | RebuildDue | SuspectsDue | SchedulerTurn | RampStep | VipsMove
+ObjectTask = Retry | DrainsDue | RebuildDue | SuspectsDue | SchedulerTurn | RampStep | VipsMove
 """What concerns objects of the kernel."""
 Task = ObjectTask | ServiceDue | RoomDue | LinesDue | AuditDue | SliceDue | AddressesDue | FlowsDue
 

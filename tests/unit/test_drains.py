@@ -462,3 +462,28 @@ def test_a_read_that_fails_is_tried_again():
     connect(bench, A, active=0)
 
     assert {2: 1} == behind(bench.pass_time(2))
+
+
+@pytest.mark.parametrize(
+    ("count", "batches"),
+    [pytest.param(60, [60], id="one batch"), pytest.param(150, [100, 50], id="others come in between")],
+)
+def test_what_is_due_at_once_goes_together(count, batches):
+    services = [service(f"a/s{number}", port(f"10.97.0.{number}")) for number in range(count)]
+    bench = Bench().put(*services, *(endpoint_slice(str(one.name), [A, B]) for one in services)).list_all()
+    bench.now += 0.01
+    bench.put(*(endpoint_slice(str(one.name), [B]) for one in services[: count // 2]))
+    bench.now += 0.03
+    bench.put(*(endpoint_slice(str(one.name), [B]) for one in services[count // 2 :]))
+    removed = []
+    real = bench.kernel.ipvs.apply
+
+    def noting(operations):
+        removed.append(sum(isinstance(one, DeleteRealServer) for one in operations))
+        return real(operations)
+
+    bench.kernel.ipvs.apply = noting
+    bench.now += 0.3
+    bench.settle()
+
+    assert batches == list(filter(None, removed))
