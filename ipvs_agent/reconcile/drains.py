@@ -197,7 +197,7 @@ class Drains:
             progress.follow(self._leaving(key), now)
         try:
             observed = dict(zip(keys, self._kernel.ipvs.real_servers_of(keys), strict=True))
-            ways_in = [key for key in looks if self._is_way_in(key) and self._is_way_in_use(key)]
+            ways_in = {key for key in looks if self._is_way_in(key) and self._is_way_in_use(key)}
         except KernelError as error:
             self._report.not_ready(error, drain.FIRST_CHECK)
             for key, progress in looks.items():

@@ -14,6 +14,8 @@ from tools.lab import talk
 
 VIPS = {4: "10.96.0.80", 6: "fd00:10:96::80"}
 CONNECTIONS = 50
+LOST = 60.0
+"""Seconds without an answer after which a connection is lost: a busy machine may stand still for a while."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,9 @@ class Flowing:
         self.connections = [
             (connection, talk.ask_on(connection).name)
             for vip in VIPS.values()
-            for connection in [talk.connect(client.namespace, talk.TCP, vip, 80) for _ in range(CONNECTIONS)]
+            for connection in [
+                talk.connect(client.namespace, talk.TCP, vip, 80, timeout=LOST) for _ in range(CONNECTIONS)
+            ]
         ]
         self.servers = {name for _, name in self.connections}
         self.failures = []
