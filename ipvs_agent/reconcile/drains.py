@@ -26,9 +26,9 @@ from ipvs_agent.reconcile.timers import DrainsDue, Timers
 
 _ESTIMATION = "net/ipv4/vs/run_estimation"
 _TICK = 1 / 16
-"""Seconds: looks due within so many are taken together, and a rolling update wakes the loop less often."""
+"""Seconds to multiples of which looks are put off, so that those of a rolling update are taken together."""
 _LOOKS = 100
-"""Virtual servers that are looked at before the loop looks at other things."""
+"""Virtual servers that are looked at before the loop looks at other things: some hundredths of a second."""
 
 
 class Drains:
@@ -192,23 +192,21 @@ class Drains:
         Returns the objects that nobody wants any more.
         """
         now = self._clock()
-        looks = {key: self._under_way[key] for key in keys}
-        for key, progress in looks.items():
-            progress.follow(self._leaving(key), now)
         try:
-            observed = dict(zip(keys, self._kernel.ipvs.real_servers_of(keys), strict=True))
-            ways_in = {key for key in looks if self._is_way_in(key) and self._is_way_in_use(key)}
+            observed = self._kernel.ipvs.real_servers_of(keys)
+            ways_in = {key for key in keys if self._is_way_in(key) and self._is_way_in_use(key)}
         except KernelError as error:
-            self._report.not_ready(error, drain.FIRST_CHECK)
-            for key, progress in looks.items():
-                self._plan(key, progress, now + drain.FIRST_CHECK)
-            return {}
-        operations = [operation for key in looks for operation in self._removals(key, observed[key], now)]
+            return self._check_each(keys, error, now)
+        operations = [
+            operation
+            for key, found in zip(keys, observed, strict=True)
+            for operation in self._removals(key, found, now)
+        ]
         failures = execute(operations, self._kernel, self._achieved, self._claims.frontend)
         self._report.applied((), operations, len(failures), self._clock() - now)
         changed: dict[Key, None] = {}
-        for key, progress in looks.items():
-            leaving = self._leaving(key)
+        for key in keys:
+            progress, leaving = self._under_way[key], self._leaving(key)
             if leaving or key in ways_in:
                 progress.follow(leaving, now)
                 self._plan(key, progress, progress.next_check(now, self._limit(key)))
@@ -216,11 +214,23 @@ class Drains:
                 self._end(key, changed)
         return changed
 
+    def _check_each(
+        self, keys: Sequence[VirtualServerKey], error: KernelError, now: float
+    ) -> dict[Key, None]:
+        """Look at each alone, so that one that cannot be read, and is read again later, holds up no other."""
+        if len(keys) > 1:
+            return {changed: None for key in keys for changed in self.check([key])}
+        self._report.not_ready(error, drain.FIRST_CHECK)
+        for key in keys:
+            self._plan(key, self._under_way[key], now + drain.FIRST_CHECK)
+        return {}
+
     def _removals(
         self, key: VirtualServerKey, found: Iterable[ObservedRealServer], now: float
     ) -> list[DeleteRealServer]:
         """Return the operations that remove what has no connections any more, or has no more time."""
         progress, leaving = self._under_way[key], self._leaving(key)
+        progress.follow(leaving, now)
         observed = {server.real_server.endpoint: server for server in found}
         present = [observed[endpoint] for endpoint in leaving if endpoint in observed]
         gone = {*progress.finished(present, now, self._counts_packets), *(leaving - observed.keys())}

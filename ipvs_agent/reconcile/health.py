@@ -52,9 +52,9 @@ class Health:
         """Take note of the families that are served."""
         self._families = families
 
-    def note(self, now: float, *, is_behind: bool) -> None:
+    def note(self, *, is_behind: bool) -> None:
         """Take note, at each turn of the loop, whether something keeps it from its work."""
-        self._noted = now
+        self._noted = self._clock()
         if not is_behind:
             self._good, self._behind_since = self._noted, None
         elif self._behind_since is None:

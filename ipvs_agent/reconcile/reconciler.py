@@ -211,7 +211,7 @@ class Reconciler:
             self._run_task(task)
         self._older_flows.watch(self._timers, self._clock())
         is_behind = self._node.view is None or bool(self._store.dirty) or self._audits.failures > 0
-        self._health.note(self._clock(), is_behind=is_behind)
+        self._health.note(is_behind=is_behind)
         self._unserved.flush()
 
     # --- What comes in --------------------------------------------------------------------------------------

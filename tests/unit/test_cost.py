@@ -116,7 +116,8 @@ class Asked:
         real = getattr(self._inner, name)
 
         def call(*arguments):
-            self._node.asked[name, 1] += 1
+            count = len(arguments[0]) if name == "real_servers_of" else 1
+            self._node.asked[name, count] += 1
             return real(*arguments)
 
         return call

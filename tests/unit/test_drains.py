@@ -451,15 +451,25 @@ def watch(bench):
 
 def test_a_read_that_fails_is_tried_again():
     bench = serving(service(), A, B)
-    real = bench.kernel.ipvs.real_servers
+    other = key("10.97.0.1:80")
+    bench.put(service("a/other", port("10.97.0.1")), endpoint_slice("a/other", [A, B]))
+    real = bench.kernel.ipvs.real_servers_of
 
-    def failing(_):
-        raise KernelError("no")
+    def failing(keys):
+        if VIP in keys:
+            raise KernelError("no")
+        return real(keys)
 
-    bench.kernel.ipvs.real_servers = failing
-    bench.put(endpoint_slice(endpoints=[B])).pass_time(3)
-    bench.kernel.ipvs.real_servers = real
+    bench.kernel.ipvs.real_servers_of = failing
+    bench.put(endpoint_slice(endpoints=[B]), endpoint_slice("a/other", [B]))
     connect(bench, A, active=0)
+    bench.pass_time(3)
+
+    # Another one that is looked at in the same moment has gone on.
+    assert {1: 0, 2: 1} == behind(bench)
+    assert 1 == len(bench.inner.ipvs.real_servers(other))
+
+    bench.kernel.ipvs.real_servers_of = real
 
     assert {2: 1} == behind(bench.pass_time(2))
 

@@ -190,11 +190,11 @@ class TestNode:
     def test_when_the_kernel_was_last_as_it_should_be(self):
         now = SimpleNamespace(time=1000.0)
         health = Health(Outlets().health, 30.0, lambda: now.time)
-        health.note(now.time, is_behind=False)
+        health.note(is_behind=False)
         now.time += 10
-        health.note(now.time, is_behind=True)
+        health.note(is_behind=True)
         now.time += 59
-        health.note(now.time, is_behind=True)
+        health.note(is_behind=True)
         assert (True, 69.0) == (health.now().is_healthy, health.now().age)
         now.time += 1
 

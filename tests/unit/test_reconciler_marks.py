@@ -52,6 +52,15 @@ class TestWhoHasWhich:
         assert f"-f {old}" in bench.tables()
         assert old not in marks(bench).values()
 
+    def test_a_single_sync_leaves_nothing_of_a_service_that_has_no_connections(self):
+        bench = serving(balanced())
+        once = restart(bench)
+        once.settle = lambda: once
+        once.list_all()
+
+        assert once.reconciler.run_once()
+        assert ({}, set()) == (once.tables(), once.inner.vips.addresses())
+
     def test_datagrams_are_not_drained_behind_a_mark_either(self):
         bench = serving(balanced(protocol=Protocol.UDP))
         (mark,) = set(marks(bench).values())

@@ -25,7 +25,7 @@ CONSOLE_TAIL = 50
 """Lines: a panic and its trace."""
 
 KILLED = 128 + signal.SIGKILL
-"""The exit status of a command that the kernel ended, which says why on its console: no memory is left, mostly."""
+"""The exit status of a command that SIGKILL ended. Where that was the kernel, it says why on its console."""
 
 
 def run(backend: Backend, request: guest.Request, limit: float, stream: BinaryIO) -> int:

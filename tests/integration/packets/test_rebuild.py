@@ -81,6 +81,8 @@ class Flowing:
     def _run(self):
         while not self._is_ending.is_set():
             for number, (connection, name) in enumerate(self.connections):
+                if self._is_ending.is_set():
+                    break
                 try:
                     answered = talk.ask_on(connection).name
                 except OSError as error:
