@@ -1,8 +1,8 @@
 """One batching transport for all netlink families.
 
-A request for each message costs a system call and a reply for each; here messages are sent in bursts as
-large as the socket takes, only failures answer, and an acknowledged NLMSG_NOOP behind the burst proves that
-all of it was worked through (in order: netlink_rcv_skb in net/netlink/af_netlink.c). Failures carry the
+A request for each message costs a system call and a reply for each; here messages are sent in bursts of a
+thousand and more, only failures answer, and an acknowledged NLMSG_NOOP behind the burst proves that all of
+it was worked through (in order: netlink_rcv_skb in net/netlink/af_netlink.c). Failures carry the
 sequence number of their message, which is how they find their operation.
 
 The kernel handles a request before send() returns, and has the next part of a dump ready before recv()
@@ -68,7 +68,7 @@ _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, seque
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
 _ERROR = struct.Struct("=i")
 
-_BURST = 128 * 1024
+_BURST = 128 * 1024  # among so many messages a system call does not show
 # Every message of a burst may fail, and each failure takes about 1 KiB of the receive buffer.
 _BUFFER = 8 * 1024 * 1024
 _READ = 256 * 1024  # the kernel fills dump replies up to 32 KiB when the reader offers that much
