@@ -203,3 +203,4 @@ def test_a_service_that_changes_a_thousand_times_a_second_delays_no_other(agents
     assert SECONDS / PERIOD / 2 < len(batches) <= SECONDS / PERIOD + 2
     assert list(busy)[-1] in added
     assert waits[len(waits) // 2] < PERIOD / 2
+    assert waits[-1] < PERIOD
