@@ -79,10 +79,10 @@ class Flowing:
         return self
 
     def _run(self):
-        while not self._is_ending.is_set():
+        while True:
             for number, (connection, name) in enumerate(self.connections):
                 if self._is_ending.is_set():
-                    break
+                    return
                 try:
                     answered = talk.ask_on(connection).name
                 except OSError as error:
