@@ -28,6 +28,8 @@ class Health:
         self._is_eligible = False
         """Nobody has said so yet."""
         self._checks: dict[ObjectName, HealthCheck] = {}
+        self._planned: dict[ObjectName, HealthCheck | None] = {}
+        """What differs from what load balancers hear."""
         self._noted = clock()
         self._good = self._noted
         """When it was last not behind."""
@@ -60,12 +62,19 @@ class Health:
         elif self._behind_since is None:
             self._behind_since = self._noted
 
-    def publish(self, name: ObjectName, check: HealthCheck | None) -> None:
-        """Have load balancers hear of a Service, where it differs from what they heard; None: no longer."""
-        if self._checks.get(name) == check:
-            return
-        self._board.publish(name, check)
-        if check is not None:
-            self._checks[name] = check
+    def plan(self, name: ObjectName, check: HealthCheck | None) -> None:
+        """Take note of what load balancers hear of a Service once the kernel serves it; None: nothing."""
+        if self._checks.get(name) != check:
+            self._planned[name] = check
         else:
-            del self._checks[name]
+            self._planned.pop(name, None)
+
+    def publish(self) -> None:
+        """Have load balancers hear what was planned."""
+        for name, check in self._planned.items():
+            self._board.publish(name, check)
+            if check is not None:
+                self._checks[name] = check
+            else:
+                del self._checks[name]
+        self._planned.clear()

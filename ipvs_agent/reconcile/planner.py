@@ -45,12 +45,12 @@ class Planner:
             self._unserved.orphaned(name, orphans)
             self._marks.release(name)
             self._crowds.forget(name)
-            self._health.publish(name, None)
+            self._health.plan(name, None)
             self._figures.note(name, frozenset())
             return None
         plan = compile_service(service, slices, view, self._marks.of(service, view), self._crowds.of(name))
         self._crowds.note(name, plan.counts)
         self._unserved.planned(name, plan.skipped)
-        self._health.publish(name, plan.health)
+        self._health.plan(name, plan.health)
         self._figures.note(name, plan.not_local)
         return plan

@@ -346,6 +346,7 @@ class Reconciler:
                 return
             now = slice(start, start + _START)
             self._keeper.bring({key: None for keys in changed[now] for key in keys}, names[now])
+        self._health.publish()  # a load balancer must not send clients before they are served
         if self._node.has_other_schedulers:
             self._refresh_view()  # Services that asked for one that the kernel does not know get another
         if self._store.complete and is_first and not self._is_stopping:

@@ -61,6 +61,17 @@ class TestHealth:
 
         assert (3, None) == (board.said, board.checks[self.WEB])
 
+    def test_nobody_is_told_to_send_clients_before_they_are_served(self):
+        kernel, served = FakeKernel(), []
+        board = Board()
+        board.publish = lambda service, check: served.append(kernel.ipvs.virtual_servers())
+        asked = msgspec.structs.replace(balanced(), health_check_node_port=32000)
+        bench = Bench(kernel, outlets=Outlets(board), needs=INSIDE)
+        bench.put(asked, endpoint_slice(endpoints=[A])).list_all()
+
+        assert [kernel.ipvs.virtual_servers()] == served
+        assert kernel.ipvs.virtual_servers()
+
     def test_it_is_heard_where_node_ports_are(self):
         everywhere, _ = self.checked(A)
         chosen, bench = self.checked(A, node_port_networks=(parse_network("192.0.2.0/24"),))
