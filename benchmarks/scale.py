@@ -59,7 +59,7 @@ class Said(NamedTuple):
 
     agent: int
     what: str
-    """A request that was answered ("list services", "WatchList nodes", ...), "listed KIND" or "saw NAME"."""
+    """A request that was answered ("list services", "watch nodes", ...), "listed KIND" or "saw NAME"."""
     at: float
 
 
@@ -226,7 +226,9 @@ def request_name(url: str) -> str:
     query = parse_qs(parts.query)
     verb = "list"
     if "watch" in query:
-        verb = "WatchList" if "sendInitialEvents" in query else "watch from a version"
+        verb = "watch"
+    elif "resourceVersion" not in query:
+        verb = "consistent list"
     return f"{verb} {parts.path.rpartition('/')[2]}"
 
 
@@ -255,7 +257,9 @@ def _metrics(client: Client) -> dict[str, float]:
             case "etcd_request_duration_seconds_count" if by["operation"] == "list":
                 counts["lists from etcd"] += number
             case "apiserver_watch_events_sizes_sum":
-                counts["MB of events"] += number / 1e6
+                counts["MB sent"] += number / 1e6
+            case "apiserver_response_sizes_sum" if by["verb"] == "LIST":
+                counts["MB sent"] += number / 1e6
             case "apiserver_longrunning_requests" if by.get("verb") == "WATCH" and by.get("version") == "v1":
                 if by["resource"] in ("services", "endpointslices", "nodes"):
                     counts["open watches"] += number
@@ -277,9 +281,9 @@ def misses(rows: Sequence[results.Row]) -> Iterator[str]:
         yield f"{start['phase']}: the database was read {start['lists from etcd']:.0f} times"
     for row in restarts:
         for request, count in row["requests"].items():
-            if request.startswith("list "):
-                yield f"{row['phase']}: {count} times {request}, where a watch has initial events"
-            elif request.startswith("WatchList ") and count > row["agents"]:
+            if request.startswith("consistent list "):
+                yield f"{row['phase']}: {count} times {request}, which reads the database"
+            elif request.startswith("list ") and count > row["agents"]:
                 yield f"{row['phase']}: {count} times {request} by {row['agents']} agents"
         most, watches = max(row["per_second"][_AT_ONCE:], default=0), row["agents"] * len(Kind)
         if watches >= GOAL_SHARE_FROM and most > GOAL_SHARE * watches:

@@ -46,20 +46,13 @@ class NotYet(Refused):
     """The server does not yet have a resource version."""
 
 
-class NotOffered(Refused):
-    """The server cannot do what was asked."""
-
-
-class BadRequest(NotOffered):
+class BadRequest(Refused):
     """The server does not understand what was asked."""
 
 
 _REFUSALS: Mapping[int, type[Refused]] = {
     HTTPStatus.GONE: Expired,
     HTTPStatus.BAD_REQUEST: BadRequest,
-    HTTPStatus.UNPROCESSABLE_ENTITY: NotOffered,
-    # What the server says of WatchList where its etcd is too old for it (RequestWatchProgress), as an event.
-    HTTPStatus.INTERNAL_SERVER_ERROR: NotOffered,
 }
 
 
@@ -87,7 +80,6 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
     """What a watch needs of an object's metadata."""
 
     resource_version: framing.ResourceVersion
-    annotations: dict[str, str] = {}
 
 
 class _Object(msgspec.Struct):

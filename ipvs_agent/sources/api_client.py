@@ -118,7 +118,11 @@ class ApiClient:
         self._line.end()
 
     def _send(self, url: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
-        headers = {"Accept": "application/json", "User-Agent": f"ipvs-agent/{__version__}"}
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip",  # the server compresses what is long, but for watches
+            "User-Agent": f"ipvs-agent/{__version__}",
+        }
         if body is not None:
             headers["Content-Type"] = "application/json"
         for setting in self._configuration.auth_settings().values():
@@ -181,7 +185,7 @@ class _Response:
 
     def chunks(self) -> Iterator[bytes]:
         with _translated():
-            yield from self._response.stream(_CHUNK)
+            yield from self._response.stream(_CHUNK, decode_content=True)
 
 
 class _Line:

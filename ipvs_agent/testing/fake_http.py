@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import queue
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 Object = dict[str, Any]
+
+_GZIP = 16 + zlib.MAX_WBITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class Say:
     """Answer a request with these bytes instead, as the body of a 200, and end."""
 
     body: bytes
+    encoding: str = ""
+    """What the answer says of how they are to be read."""
 
 
 class Hang:
@@ -101,20 +107,30 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.connection.recv(1)
             case Refuse():
                 self._refuse(answer)
-            case Say(body):
-                self._begin()
+            case Say(body, encoding):
+                self._begin(encoding=encoding)
                 self._chunk(body)
                 self._chunk(b"")
             case Stream():
                 self._stream(answer)
             case pieces:
-                self._begin()
-                for piece in pieces:
-                    self._chunk(piece)
-                self._chunk(b"")
+                self._say_whole(pieces)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         pass
+
+    def _say_whole(self, pieces: list[bytes]) -> None:
+        """Send a body whose end is known, compressed for who takes that, as the API server does."""
+        if "gzip" in self.headers.get("Accept-Encoding", ""):
+            packer = zlib.compressobj(wbits=_GZIP)
+            pieces = [*(packer.compress(piece) for piece in pieces), packer.flush()]
+            self._begin(encoding="gzip")
+        else:
+            self._begin()
+        with contextlib.suppress(OSError):  # the client has gone
+            for piece in filter(None, pieces):
+                self._chunk(piece)
+            self._chunk(b"")
 
     def _stream(self, stream: Stream) -> None:
         try:
@@ -149,9 +165,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _begin(self) -> None:
+    def _begin(self, *, encoding: str = "") -> None:
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
+        if encoding:
+            self.send_header("Content-Encoding", encoding)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
 

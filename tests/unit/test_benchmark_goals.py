@@ -33,8 +33,8 @@ from ipvs_agent.reconcile.timers import Timers
     ("query", "name"),
     [
         pytest.param("resourceVersion=0", "list services", id="list"),
-        pytest.param("watch=true&resourceVersion=7", "watch from a version services", id="watch"),
-        pytest.param("watch=true&sendInitialEvents=true", "WatchList services", id="watch list"),
+        pytest.param("watch=true&resourceVersion=7", "watch services", id="watch"),
+        pytest.param("limit=500", "consistent list services", id="page"),
     ],
 )
 def test_requests_are_told_apart(query, name):
@@ -381,7 +381,7 @@ class TestScale:
     RESTART: ClassVar = {
         "phase": "restart",
         "agents": 100,
-        "requests": {"WatchList services": 100, "watch from a version endpointslices": 300},
+        "requests": {"list services": 100, "watch endpointslices": 300},
         "per_second": [150, 150, 60, 20],
         "caught up, last": 32.0,
     }
@@ -398,13 +398,13 @@ class TestScale:
         [
             pytest.param({"lists from etcd": 2.0}, "the database was read 2 times", id="lists at the start"),
             pytest.param(
-                {"requests": {"WatchList endpointslices": 100, "list services": 4}},
-                "4 times list services, where a watch has initial events",
-                id="lists after a restart",
+                {"requests": {"list endpointslices": 100, "consistent list services": 4}},
+                "4 times consistent list services, which reads the database",
+                id="reads of the database after a restart",
             ),
             pytest.param(
-                {"requests": {"WatchList endpointslices": 101}},
-                "101 times WatchList endpointslices by 100 agents",
+                {"requests": {"list endpointslices": 101}},
+                "101 times list endpointslices by 100 agents",
                 id="asks twice",
             ),
             pytest.param({"per_second": [9, 9, 61]}, "61 of 300 watches came in one second", id="a wave"),

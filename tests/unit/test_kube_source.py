@@ -14,17 +14,11 @@ from ipvs_agent.model import ObjectName
 from ipvs_agent.sources.api_client import ApiClient
 from ipvs_agent.sources.changes import Kind, Listed, Put, Rejected, Removed, Trouble
 from ipvs_agent.sources.kube import KubeSource
-from ipvs_agent.testing.fake_api import ENDPOINT_SLICES, NODES, SERVICES, FakeApi, WatchList
+from ipvs_agent.testing.fake_api import ENDPOINT_SLICES, NODES, SERVICES, FakeApi
 from ipvs_agent.testing.fake_http import Drop, Hang, Refuse, Say
 
 OURS = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless"
 SELECTORS = {"labelSelector": OURS, "fieldSelector": "spec.clusterIP!=None"}
-INITIAL = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
-BY_LIST = [
-    ("watch", INITIAL),
-    ("list", {"resourceVersion": "0", "resourceVersionMatch": "NotOlderThan"}),
-    ("watch", {"resourceVersion": "102"}),
-]
 EXPIRED = (
     b'{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired",'
     b'"message":"too old resource version: 101 (150)"}}\n'
@@ -111,6 +105,23 @@ def essence(query):
     return "list", rest
 
 
+def listing(version):
+    """Return what is asked for a list that is no older than a version."""
+    return "list", {"resourceVersion": str(version), "resourceVersionMatch": "NotOlderThan"}
+
+
+def watching(version):
+    """Return what is asked for what happened since a version."""
+    return "watch", {"resourceVersion": str(version)}
+
+
+def await_watch(api, told, wanted="listed "):
+    """Wait until all Services are listed, and each kind is watched."""
+    told.until(wanted)
+    for path in (SERVICES, ENDPOINT_SLICES, NODES):
+        api.requests_for(path, 2)
+
+
 def without_trouble(texts):
     return [text for text in texts if "trouble" not in text]
 
@@ -151,21 +162,15 @@ class TestStart:
             run(api, told)
             query = dict(api.requests_for(path, 1)[0].query)
 
-        query.pop("timeoutSeconds")
-        expected = {"watch": "true", "allowWatchBookmarks": "true", **INITIAL, **selectors}
-        assert expected == query
+        assert listing(0)[1] | selectors == query
 
     @pytest.mark.parametrize(
         ("options", "asked"),
         [
-            pytest.param({}, [("watch", INITIAL)], id="stream of initial events"),
-            pytest.param(
-                {"watch_list": WatchList.FORBIDDEN}, BY_LIST, id="refused: list from the watch cache"
-            ),
-            pytest.param({"watch_list": WatchList.BROKEN}, BY_LIST, id="fails: list from the watch cache"),
+            pytest.param({}, [listing(0), watching(102)], id="from the watch cache"),
             pytest.param(
                 {"cluster_ip_selector": False},
-                [("watch", INITIAL), ("watch", INITIAL)],
+                [listing(0), listing(0), watching(102)],
                 id="field selector unknown: asked without",
             ),
         ],
@@ -183,21 +188,6 @@ class TestStart:
             assert expected == told.until("put default/c")
             assert asked == queries(api)
 
-    def test_a_server_that_never_heard_of_initial_events_shows_by_a_plain_bookmark(self, run, told):
-        with FakeApi(watch_list=WatchList.UNKNOWN) as api:
-            api.put(service("a"))
-            run(api, told)
-            api.requests_for(SERVICES, 1)
-            api.bookmark(SERVICES)
-
-            expected = [
-                ("watch", INITIAL),
-                ("list", {"resourceVersion": "0", "resourceVersionMatch": "NotOlderThan"}),
-                ("watch", {"resourceVersion": "101"}),
-            ]
-            assert expected == queries(api, count=3)
-            assert "listed default/a" in told.until("listed default/a")
-
     def test_what_the_selectors_leave_out_is_not_listed(self, run, told):
         with FakeApi() as api:
             api.put(service("proxied", labels={"service.kubernetes.io/service-proxy-name": "x"}))
@@ -206,10 +196,9 @@ class TestStart:
 
             assert ["put default/a", "listed default/a"] == told.until("listed default/a")
 
-    @pytest.mark.parametrize("watch_list", [WatchList.OFFERED, WatchList.FORBIDDEN])
-    def test_a_long_list_is_handed_over_in_batches(self, run, told, watch_list):
+    def test_a_long_list_is_handed_over_in_batches(self, run, told):
         names = [f"s{number:04}" for number in range(1200)]
-        with FakeApi(watch_list=watch_list) as api:
+        with FakeApi() as api:
             for name in names:
                 api.put(service(name))
             run(api, told)
@@ -296,7 +285,7 @@ class TestWatch:
     def test_a_watch_that_ends_goes_on_from_the_last_version_without_a_list(self, run, told, end):
         with FakeApi() as api:
             run(api, told)
-            told.until("listed ")
+            await_watch(api, told)
             version = api.put(service("a"))
             told.until("put default/a")
             with api.at_once():
@@ -304,13 +293,13 @@ class TestWatch:
                 api.put(service("b"))
 
             assert "put default/b" in told.until("put default/b")
-            assert [("watch", INITIAL), ("watch", {"resourceVersion": str(version)})] == queries(api)
+            assert [listing(0), watching(100), watching(version)] == queries(api)
 
     def test_a_watch_that_ends_before_its_time_goes_on_after_a_random_moment(self, run, told):
         with FakeApi() as api:
             stopping = run(api, told)
-            told.until("listed ")
-            for count in range(2, 6):
+            await_watch(api, told)
+            for count in range(3, 7):
                 api.put(service("a"))
                 api.end_watches(SERVICES)
                 queries(api, count=count)
@@ -323,29 +312,29 @@ class TestWatch:
         now = 0.0
         with FakeApi() as api:
             stopping = run(api, told, clock=lambda: now)
-            told.until("listed ")
+            await_watch(api, told)
             api.put(service("a"))
             told.until("put default/a")
             now = 600.0
             api.end_watches(SERVICES)
 
-            assert 2 == len(queries(api, count=2))
+            assert 3 == len(queries(api, count=3))
             assert [] == stopping.waits
 
     def test_a_bookmark_moves_the_version_to_go_on_from(self, run, told):
         with FakeApi() as api:
             run(api, told)
-            told.until("listed ")
+            await_watch(api, told)
             version = api.compact()
             api.bookmark(SERVICES)
             api.end_watches(SERVICES)
 
-            assert ("watch", {"resourceVersion": str(version)}) == queries(api, count=2)[1]
+            assert watching(version) == queries(api, count=3)[2]
 
     @pytest.mark.parametrize(
         ("frame", "asked"),
         [
-            pytest.param(b"", [("watch", {"resourceVersion": "101"})], id="the watch is refused"),
+            pytest.param(b"", [watching(101)], id="the watch is refused"),
             pytest.param(EXPIRED, [], id="the watch ends with an error"),
         ],
     )
@@ -353,7 +342,7 @@ class TestWatch:
         with FakeApi() as api:
             api.put(service("a"))
             run(api, told)
-            told.until("listed default/a")
+            await_watch(api, told, "listed default/a")
             with api.at_once():
                 api.say(SERVICES, frame)
                 api.drop_watches(SERVICES)
@@ -368,14 +357,13 @@ class TestWatch:
                 "listed default/b",
             ]
             assert expected == without_trouble(told.until("listed default/b"))
-            assert [("watch", INITIAL), *asked, ("watch", INITIAL | {"resourceVersion": "101"})] == queries(
-                api
-            )
+            expected = [listing(0), watching(101), *asked, listing(101), watching(104)]
+            assert expected == queries(api, count=len(expected))
 
     def test_what_expired_while_the_server_was_away_is_listed_as_soon_as_it_is_back(self, run, told):
         with FakeApi() as api:
             stopping = run(api, told)
-            told.until("listed ")
+            await_watch(api, told)
             for count in (1, 2, 3):
                 with api.at_once():
                     api.fail(SERVICES, *[Drop()] * 8)
@@ -383,46 +371,31 @@ class TestWatch:
                     api.put(service(f"s{count}"))
                     api.compact()
                 told.until(" ".join(["listed", *(f"default/s{number}" for number in range(1, count + 1))]))
+                queries(api, count=2 + count * 11)
 
             # The connection that breaks, the answers that fail, and what expired.
             waits = [stopping.waits[start : start + 10] for start in (0, 10, 20)]
             assert [10] * 3 == [len(wait) for wait in waits]
             assert [True] * 3 == [0 <= wait[-1] <= 1 for wait in waits]
 
-    def test_a_list_that_expired_is_as_new_as_what_was_seen(self, run, told):
-        with FakeApi(watch_list=WatchList.FORBIDDEN) as api:
-            api.put(service("a"))
-            run(api, told)
-            queries(api, count=3)
-            api.say(SERVICES, EXPIRED)
-
-            expected = [
-                ("watch", INITIAL | {"resourceVersion": "101"}),
-                ("list", {"resourceVersion": "101", "resourceVersionMatch": "NotOlderThan"}),
-                ("watch", {"resourceVersion": "101"}),
-            ]
-            assert expected == queries(api, count=6)[3:]
-
     def test_a_server_that_lost_what_was_seen_is_asked_thrice_and_then_for_what_it_has(self, run, told):
         with FakeApi() as api:
             api.put(service("a"))
             run(api, told)
-            told.until("listed default/a")
+            await_watch(api, told, "listed default/a")
             with api.at_once():
                 api.say(SERVICES, EXPIRED)
                 api.put(service("b"))
                 api.go_back(50)
 
-            as_new = ("watch", INITIAL | {"resourceVersion": "101"})
-            assert [as_new, as_new, as_new, ("watch", INITIAL)] == queries(api, count=5)[1:]
+            assert [listing(101)] * 3 + [("list", {"limit": "500"})] == queries(api, count=6)[2:6]
             assert "listed default/a default/b" in told.until("listed default/a default/b")
 
     def test_pages_of_a_consistent_read_are_the_last_resort(self, run, told):
         names = [f"s{number:04}" for number in range(1100)]
-        with FakeApi(watch_list=WatchList.FORBIDDEN) as api:
+        with FakeApi() as api:
             run(api, told)
-            told.until("listed ")
-            queries(api, count=3)
+            await_watch(api, told)
             with api.at_once():
                 api.say(SERVICES, EXPIRED)
                 for name in names:
@@ -430,7 +403,7 @@ class TestWatch:
                 api.go_back(50)
             told.until("listed " + " ".join(f"default/{name}" for name in names))
 
-            pages = [query for kind, query in queries(api, count=13) if "limit" in query]
+            pages = [query for _, query in queries(api, count=8) if "limit" in query]
             assert [
                 {"limit": "500"},
                 {"limit": "500", "continue": "500"},
@@ -441,7 +414,7 @@ class TestWatch:
         with FakeApi() as api:
             run(api, told, silence=0.1)
 
-            assert ("watch", {"resourceVersion": "100"}) == queries(api, count=2)[1]
+            assert [listing(0), watching(100), watching(100)] == queries(api, count=3)[:3]
             assert without_trouble(told.until("listed ")) == ["listed "]
 
 
@@ -450,14 +423,47 @@ class TestTrouble:
         ("fault", "message"),
         [
             pytest.param(
-                Refuse(403, "Forbidden", 'services is forbidden: "x" cannot watch'),
-                '403 Forbidden: services is forbidden: "x" cannot watch; RBAC must allow: watch services',
+                Refuse(403, "Forbidden", 'services is forbidden: "x" cannot list'),
+                '403 Forbidden: services is forbidden: "x" cannot list; RBAC must allow: list services',
                 id="403",
             ),
             pytest.param(Refuse(429, "TooManyRequests", "slow"), "429 TooManyRequests: slow", id="429"),
             pytest.param(Refuse(503, "ServiceUnavailable", "etcd"), "503 ServiceUnavailable: etcd", id="503"),
             pytest.param(
                 Drop(), "Remote end closed connection without response", id="closed without an answer"
+            ),
+            pytest.param(
+                Say(b"<html>\n"),
+                "the answer is not a list of objects: JSON is malformed: invalid character (byte 0)",
+                id="a page of HTML",
+            ),
+            pytest.param(
+                Say(b'{"kind":"ServiceList","metadata":{"resourceVersion":"1"},"items":[{"metadata":{'),
+                "the answer is not a list of objects: Input data was truncated",
+                id="cut short",
+            ),
+            pytest.param(
+                Say(b"{}", "gzip"),
+                "Error -3 while decompressing data: incorrect header check",
+                id="not compressed as it says",
+            ),
+        ],
+    )
+    def test_it_is_told_once_and_once_that_it_is_over(self, run, told, fault, message):
+        with FakeApi() as api:
+            api.fail(SERVICES, fault, fault, fault)
+            run(api, told)
+            said = told.until("listed ")
+
+            assert [f"trouble: {message}", "no trouble", "listed "] == said
+
+    @pytest.mark.parametrize(
+        ("fault", "message"),
+        [
+            pytest.param(
+                Refuse(403, "Forbidden", 'services is forbidden: "x" cannot watch'),
+                '403 Forbidden: services is forbidden: "x" cannot watch; RBAC must allow: watch services',
+                id="403",
             ),
             pytest.param(
                 Say(b"<html>\n"),
@@ -471,7 +477,7 @@ class TestTrouble:
                 id="a bookmark that says nothing",
             ),
             pytest.param(
-                Say(b'{"type":"ADDED","object":{"metadata":{"name":"a"}}}\n{"type":"MOVED","object":{}}\n'),
+                Say(b'{"type":"MOVED","object":{}}\n'),
                 "the watch says what is no event: Invalid enum value 'MOVED' - at `$.type`",
                 id="an unknown event",
             ),
@@ -489,13 +495,20 @@ class TestTrouble:
             ),
         ],
     )
-    def test_it_is_told_once_and_once_that_it_is_over(self, run, told, fault, message):
+    def test_that_of_a_watch_is_too(self, run, told, fault, message):
         with FakeApi() as api:
-            api.fail(SERVICES, fault, fault, fault)
             run(api, told)
-            troubles = [text for text in told.until("listed ") if "trouble" in text]
+            await_watch(api, told)
+            with api.at_once():
+                api.put(service("a"))
+                api.fail(SERVICES, fault, fault, fault)
+                api.end_watches(SERVICES)
+                api.put(service("b"))
+            told.until("put default/b")
 
-            assert [f"trouble: {message}", "no trouble"] == troubles
+            assert [f"trouble: {message}", "no trouble"] == [
+                text for text in told.until("no trouble") if "trouble" in text
+            ]
 
     def test_it_names_the_url(self, run, told):
         with FakeApi() as api:
@@ -510,11 +523,11 @@ class TestTrouble:
     def test_garbage_in_a_watch_is_told_and_the_watch_opened_anew(self, run, told):
         with FakeApi() as api:
             run(api, told)
-            told.until("listed ")
+            await_watch(api, told)
             version = api.put(service("a"))
             told.until("put default/a")
             api.say(SERVICES, b"\x00garbage\n")
-            queries(api, count=2)
+            queries(api, count=3)
             api.put(service("b"))
 
             expected = [
@@ -525,7 +538,7 @@ class TestTrouble:
                 "no trouble",
             ]
             assert expected == told.until("no trouble")
-            assert ("watch", {"resourceVersion": str(version)}) == queries(api)[1]
+            assert watching(version) == queries(api)[2]
 
     def test_a_server_that_asks_for_time_gets_it(self, run, told):
         with FakeApi() as api:
@@ -540,9 +553,10 @@ class TestTrouble:
             api.fail(SERVICES, *[Drop()] * 12)
             stopping = run(api, told)
             told.until("listed ")
+            queries(api, count=14)
             first = list(stopping.waits)
             api.drop_watches(SERVICES)
-            queries(api, count=14)
+            queries(api, count=15)
 
         limits = [min(2**attempt, 30) for attempt in range(12)]
         assert [True] * 12 == [0 <= wait <= limit for wait, limit in zip(first, limits, strict=True)]
@@ -552,7 +566,7 @@ class TestTrouble:
     def test_a_token_that_ended_is_read_anew_without_a_word(self, run, told, tmp_path):
         with FakeApi() as api:
             run(api, told)
-            told.until("listed ")
+            await_watch(api, told)
             with api.at_once():
                 api.tokens = {"renewed"}
                 (tmp_path / "token").write_text("renewed")
@@ -560,13 +574,13 @@ class TestTrouble:
                 api.put(service("a"))
 
             assert "put default/a" in told.until("put default/a")
-            assert "Bearer renewed" == api.requests_for(SERVICES, 3)[-1].authorization
+            assert "Bearer renewed" == api.requests_for(SERVICES, 4)[-1].authorization
             assert not [text for text in told.until("put default/a") if "401" in text]
 
     def test_a_kubeconfig_that_was_broken_meanwhile_is_trouble_until_it_is_mended(self, run, told, tmp_path):
         with FakeApi() as api:
             run(api, told)
-            told.until("listed ")
+            await_watch(api, told)
             kubeconfig = tmp_path / "kubeconfig"
             kubeconfig.write_bytes(b"\xff")
             with api.at_once():
