@@ -116,11 +116,11 @@ class Watcher:
     # --- One round: until the server ends the stream, or an error ------------------------------------------
 
     def _round(self) -> None:
+        lists = not self._resume
         try:
-            if self._resume:
-                self._watch()
-            else:
+            if lists:
                 self._list()
+            self._watch(heard=lists)
         except answers.Expired:
             self._resume = ""
             # The server is there again, and the agents' attempts were spread already until they met it.
@@ -164,8 +164,8 @@ class Watcher:
             listing.add(decode(self._resource.kind, item))
         return meta
 
-    def _watch(self) -> None:
-        """Hand over changes until the stream ends."""
+    def _watch(self, *, heard: bool) -> None:
+        """Hand over changes until the stream ends; heard: whether the server has just said something."""
         # Between 5 and 10 minutes, as client-go asks: the watches of a cluster do not all end at once.
         timeout = random.randint(300, 600)  # noqa: S311 - not a secret
         query = {
@@ -178,11 +178,10 @@ class Watcher:
         with self._open("watch", query, self._silence) as response:
             if not isinstance(self._trouble, (answers.Nonsense, Silence)):
                 self._clear_trouble()  # what was in the way of an answer is over; no event may come for long
-            self._follow(self._until(due, answers.events(response, self._asked("watch"))))
+            self._follow(self._until(due, answers.events(response, self._asked("watch"))), heard=heard)
 
-    def _follow(self, events: Iterable[answers.Event]) -> None:
-        """Hand over events until the stream ends; one that ended without a word is an error."""
-        heard = False
+    def _follow(self, events: Iterable[answers.Event], *, heard: bool) -> None:
+        """Hand over events until the stream ends; a server that has not been heard of then is an error."""
         try:
             for event in events:
                 meta = answers.metadata(event)

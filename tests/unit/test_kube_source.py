@@ -308,6 +308,21 @@ class TestWatch:
             assert 0 <= min(stopping.waits) <= max(stopping.waits) <= 1
             assert [] == [text for text in told.until("listed ") if "trouble" in text]
 
+    def test_a_watch_that_says_nothing_and_ends_is_no_trouble_right_behind_a_list(self, run, told):
+        with FakeApi() as api:
+            run(api, told)
+            await_watch(api, told)
+            api.end_watches(SERVICES)
+            queries(api, count=3)
+            api.put(service("a"))
+            assert ["listed ", "put default/a"] == told.until("put default/a")
+            api.end_watches(SERVICES)
+            queries(api, count=4)
+            api.end_watches(SERVICES)
+
+            trouble = "trouble: the server ended the watch without a word"
+            assert trouble == told.until(trouble)[-1]
+
     def test_a_watch_that_ends_when_it_was_asked_to_goes_on_at_once(self, run, told):
         now = 0.0
         with FakeApi() as api:
