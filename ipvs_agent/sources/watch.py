@@ -7,7 +7,7 @@
 A list comes from the server's watch cache, which costs it no read of its database: that is what thousands of
 agents must not ask for at once after it was restarted. Only where the cache does not get as far as what was
 seen already, the list is a consistent read in pages. A stream of initial events (WatchList) would come from
-the cache too, but at three times the CPU, and not compressed as a list is: at many times the bytes.
+the cache too, but at three times the CPU, and not compressed as a list is: at several times the bytes.
 """
 
 from __future__ import annotations
