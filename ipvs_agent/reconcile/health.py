@@ -29,7 +29,7 @@ class Health:
         """Nobody has said so yet."""
         self._checks: dict[ObjectName, HealthCheck] = {}
         self._planned: dict[ObjectName, HealthCheck | None] = {}
-        """What differs from what load balancers hear."""
+        """What they are to hear, where it was planned since they last heard."""
         self._noted = clock()
         self._good = self._noted
         """When it was last not behind."""
@@ -63,18 +63,26 @@ class Health:
             self._behind_since = self._noted
 
     def plan(self, name: ObjectName, check: HealthCheck | None) -> None:
-        """Take note of what load balancers hear of a Service once the kernel serves it; None: nothing."""
-        if self._checks.get(name) != check:
-            self._planned[name] = check
-        else:
-            self._planned.pop(name, None)
+        """Take note of what load balancers are to hear of a Service; None: nothing."""
+        self._planned[name] = check
+
+    def publish_losses(self) -> None:
+        """Have load balancers hear where nobody is to be sent any more, before nobody is served there."""
+        for name, check in list(self._planned.items()):
+            if check is None or check.local_endpoints == 0:
+                self._publish(name, check)
 
     def publish(self) -> None:
-        """Have load balancers hear what was planned."""
-        for name, check in self._planned.items():
-            self._board.publish(name, check)
-            if check is not None:
-                self._checks[name] = check
-            else:
-                del self._checks[name]
-        self._planned.clear()
+        """Have load balancers hear all that was planned, once the kernel has been brought to it."""
+        for name, check in list(self._planned.items()):
+            self._publish(name, check)
+
+    def _publish(self, name: ObjectName, check: HealthCheck | None) -> None:
+        del self._planned[name]
+        if self._checks.get(name) == check:
+            return
+        self._board.publish(name, check)
+        if check is not None:
+            self._checks[name] = check
+        else:
+            del self._checks[name]

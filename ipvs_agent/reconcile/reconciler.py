@@ -340,13 +340,14 @@ class Reconciler:
             changed.append(self._keeper.claims.replace(name, self._planner.plan(name, self._node.view)))
         if is_first:
             self._stages.end("compile")
+        self._health.publish_losses()
         self._keeper.choose_vip_form()
         for start in range(0, len(names), _START):
             if self._is_stopping:
                 return
             now = slice(start, start + _START)
             self._keeper.bring({key: None for keys in changed[now] for key in keys}, names[now])
-        self._health.publish()  # a load balancer must not send clients before they are served
+        self._health.publish()
         if self._node.has_other_schedulers:
             self._refresh_view()  # Services that asked for one that the kernel does not know get another
         if self._store.complete and is_first and not self._is_stopping:

@@ -7,7 +7,7 @@
 A list comes from the server's watch cache, which costs it no read of its database: that is what thousands of
 agents must not ask for at once after it was restarted. Only where the cache does not get as far as what was
 seen already, the list is a consistent read in pages. A stream of initial events (WatchList) would come from
-the cache too, but at three times the CPU, and not compressed as a list is: at several times the bytes.
+the cache too, but at two to three times the CPU, and not compressed as a list is: at several times the bytes.
 """
 
 from __future__ import annotations
@@ -116,13 +116,18 @@ class Watcher:
     # --- One round: until the server ends the stream, or an error ------------------------------------------
 
     def _round(self) -> None:
-        lists = not self._resume
+        listed = ""
         try:
-            if lists:
+            if not self._resume:
                 self._list()
-            self._watch(heard=lists)
-        except answers.Expired:
+                listed = self._resume
+            self._watch(heard=bool(listed))
+        except answers.Expired as error:
+            is_of_no_use = self._resume == listed
             self._resume = ""
+            if is_of_no_use:  # it must not be tried again at once, and again
+                self._progressed = False
+                raise _ExpiredAtOnce(f"what was just listed cannot be watched: {error}") from error
             # The server is there again, and the agents' attempts were spread already until they met it.
             self._progressed = True
             raise
@@ -136,7 +141,7 @@ class Watcher:
         except (answers.Expired, answers.NotYet) as error:
             self._refusals += 1
             raise answers.NotYet(
-                f"the server has not caught up with what it said before (resource version {self._seen})",
+                f"the server cannot list what it said before (resource version {self._seen}): {error}",
                 error.retry_after,
             ) from error
 
@@ -150,7 +155,9 @@ class Watcher:
             meta = self._read_page({"limit": str(_PAGE), "continue": meta.continue_}, listing)
         self._resume = self._seen = meta.resource_version
         self._refusals = 0
-        self._succeed()
+        self._progressed = True
+        if not isinstance(self._trouble, _ExpiredAtOnce):
+            self._clear_trouble()
         listing.close()
 
     def _read_page(self, query: Query, listing: _Listing) -> framing.ListMeta:
@@ -176,7 +183,7 @@ class Watcher:
         }
         due = self._clock() + timeout - _PUNCTUAL
         with self._open("watch", query, self._silence) as response:
-            if not isinstance(self._trouble, (answers.Nonsense, Silence)):
+            if not isinstance(self._trouble, (answers.Nonsense, Silence, _ExpiredAtOnce)):
                 self._clear_trouble()  # what was in the way of an answer is over; no event may come for long
             self._follow(self._until(due, answers.events(response, self._asked("watch"))), heard=heard)
 
@@ -287,6 +294,10 @@ class _Listing:
 
     def close(self) -> None:
         self._sink([*self._batch, Listed(self._kind, frozenset(self._names))])
+
+
+class _ExpiredAtOnce(SourceError):
+    """The server no longer has what was listed a moment ago, perhaps by another that lags behind it."""
 
 
 class _SelectorUnknown(SourceError):

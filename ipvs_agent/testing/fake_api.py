@@ -59,7 +59,7 @@ class FakeApi:
         self._objects: dict[tuple[str, str, str], Object] = {}
         self._history: list[tuple[int, str, Object | None, Object | None]] = []
         """For each change the version, the path, the object as it was, and as it is."""
-        self._faults: dict[str, list[Fault]] = {path: [] for path in _KINDS}
+        self._faults: dict[str, list[Fault | None]] = {path: [] for path in _KINDS}
         self._watches: list[_Watch] = []
         self._server = Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="fake API")
@@ -153,8 +153,8 @@ class FakeApi:
 
     # --- What goes wrong -----------------------------------------------------------------------------------
 
-    def fail(self, path: str, *faults: Fault) -> None:
-        """Have the next requests for a path meet these faults, one each."""
+    def fail(self, path: str, *faults: Fault | None) -> None:
+        """Have the next requests for a path meet these faults, one each; None: that one meets none."""
         with self._changed:
             self._faults[path].extend(faults)
 
@@ -203,11 +203,10 @@ class FakeApi:
             self._changed.notify_all()
             if request.path not in _KINDS:
                 return Refuse(404, "NotFound")
-            if self._faults[request.path]:
-                return self._faults[request.path].pop(0)
             if request.authorization.removeprefix("Bearer ") not in self.tokens:
                 return Refuse(401, "Unauthorized", "Unauthorized")
-            fault = self._check(request)
+            told = self._faults[request.path]
+            fault = (told.pop(0) if told else None) or self._check(request)
             if fault is not None:
                 return fault
             if "watch" in request.query:

@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl, urlsplit
 Object = dict[str, Any]
 
 _GZIP = 16 + zlib.MAX_WBITS
+_LONG = 1 << 17
+"""From so many octets on the API server compresses an answer (k8s.io/apiserver, responsewriters)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Request:
     path: str
     query: Mapping[str, str]
     authorization: str
+    encodings: str
+    """In which the answer may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +101,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
         parts = urlsplit(self.path)
         query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-        answer = self.server.application.accept(
-            Request(parts.path, query, self.headers.get("Authorization", ""))
-        )
+        request = Request(parts.path, query, self._header("Authorization"), self._header("Accept-Encoding"))
+        answer = self.server.application.accept(request)
         match answer:
             case Drop():
                 pass
@@ -119,15 +122,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         pass
 
+    def _header(self, name: str) -> str:
+        return str(self.headers.get(name, ""))
+
     def _say_whole(self, pieces: list[bytes]) -> None:
-        """Send a body whose end is known, compressed for who takes that, as the API server does."""
-        if "gzip" in self.headers.get("Accept-Encoding", ""):
+        """Send a body whose end is known, compressed where it is long and the client takes that."""
+        encoding = ""
+        if sum(map(len, pieces)) >= _LONG and "gzip" in self._header("Accept-Encoding"):
+            encoding = "gzip"
             packer = zlib.compressobj(wbits=_GZIP)
-            pieces = [*(packer.compress(piece) for piece in pieces), packer.flush()]
-            self._begin(encoding="gzip")
-        else:
-            self._begin()
+            pieces = [*map(packer.compress, pieces), packer.flush()]
         with contextlib.suppress(OSError):  # the client has gone
+            self._begin(encoding=encoding)
             for piece in filter(None, pieces):
                 self._chunk(piece)
             self._chunk(b"")

@@ -204,6 +204,7 @@ class TestStart:
             run(api, told)
             told.until("listed " + " ".join(f"default/{name}" for name in names))
 
+            assert "gzip" == api.requests_for(SERVICES, 1)[0].encodings
         assert max(told.batches) <= 501
         assert [ObjectName("default", name) for name in names] == [
             change.name for change in told.changes if isinstance(change, Put)
@@ -405,6 +406,24 @@ class TestWatch:
 
             assert [listing(101)] * 3 + [("list", {"limit": "500"})] == queries(api, count=6)[2:6]
             assert "listed default/a default/b" in told.until("listed default/a default/b")
+
+            # From then on it is asked for its cache again.
+            queries(api, count=7)
+            api.say(SERVICES, EXPIRED)
+            assert listing(50) == queries(api, count=8)[7]
+
+    def test_a_server_that_no_longer_has_what_it_lists_is_not_asked_again_and_again(self, run, told):
+        with FakeApi() as api:
+            for _ in range(8):
+                api.fail(SERVICES, None, Refuse(410, "Expired", "too old"))
+            stopping = run(api, told)
+            queries(api, count=18)
+            assert 8 == len(stopping.waits)
+            assert 1 < max(stopping.waits)
+            api.put(service("a"))
+
+            trouble = "trouble: what was just listed cannot be watched: 410 Expired: too old"
+            assert [trouble, "no trouble"] == [text for text in told.until("no trouble") if "trouble" in text]
 
     def test_pages_of_a_consistent_read_are_the_last_resort(self, run, told):
         names = [f"s{number:04}" for number in range(1100)]

@@ -72,6 +72,18 @@ class TestHealth:
         assert [kernel.ipvs.virtual_servers()] == served
         assert kernel.ipvs.virtual_servers()
 
+    def test_everybody_is_told_to_send_none_before_they_are_not_served(self):
+        board, bench = self.checked(A)
+        heard = []
+        board.publish = lambda service, check: heard.append((check and check.local_endpoints, bench.tables()))
+        served = bench.tables()
+        bench.put(endpoint_slice(endpoints=[C]))
+        silent = bench.tables()
+        assert silent != served
+        bench.remove(msgspec.structs.replace(balanced(), health_check_node_port=32000))
+
+        assert [(0, served), (None, silent)] == heard
+
     def test_it_is_heard_where_node_ports_are(self):
         everywhere, _ = self.checked(A)
         chosen, bench = self.checked(A, node_port_networks=(parse_network("192.0.2.0/24"),))
