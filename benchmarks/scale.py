@@ -23,6 +23,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from http import HTTPStatus
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
@@ -59,7 +60,7 @@ class Said(NamedTuple):
 
     agent: int
     what: str
-    """A request that was answered ("list services", "watch nodes", ...), "listed KIND" or "saw NAME"."""
+    """A request that was granted ("list services", "watch nodes", ...), "listed KIND" or "saw NAME"."""
     at: float
 
 
@@ -152,7 +153,7 @@ def _phases(server: ApiServer, crowd: Crowd) -> list[Phase]:
     with server.client() as client:
         before, begin = _metrics(client), time.monotonic()
         crowd.start()
-        said = crowd.hear(partial(_all_listed, crowd.agents), "agents start")
+        said = crowd.hear(partial(_all_watch, crowd.agents), "agents start")
         phases.append(Phase("all start at once", begin, said, _difference(_metrics(client), before)))
 
         before, begin = _metrics(client), time.monotonic()
@@ -186,9 +187,8 @@ def _create_marker(client: Client, name: str) -> None:
     client.create(endpoint_slice | {"metadata": metadata | {"labels": {"kubernetes.io/service-name": name}}})
 
 
-def _all_listed(agents: int, said: Sequence[Said]) -> bool:
-    wanted = {f"listed {kind.value}" for kind in Kind}
-    return _all_said(agents, wanted, said)
+def _all_watch(agents: int, said: Sequence[Said]) -> bool:
+    return _all_said(agents, {"watch services", "watch endpointslices", "watch nodes"}, said)
 
 
 def _all_saw(agents: int, marker: str, said: Sequence[Said]) -> bool:
@@ -210,7 +210,8 @@ def _be_agents(numbers: Sequence[int], kubeconfig: str, said: Queue[Said]) -> No
 
     def watched(client: ApiClient, url: str, body: bytes | None) -> Any:
         answer = send(client, url, body)
-        said.put(Said(owners[id(client)], request_name(url), time.monotonic()))
+        if answer.status == HTTPStatus.OK:
+            said.put(Said(owners[id(client)], request_name(url), time.monotonic()))
         return answer
 
     with mock.patch.object(ApiClient, "_send", watched):
@@ -317,8 +318,9 @@ def _row(phase: Phase, options: argparse.Namespace) -> results.Row:
     begin = min([phase.ready, *(one.at for one in requests)])
     # A list is always followed by a watch.
     seconds = Counter(int(one.at - begin) for one in requests if one.what.startswith("watch "))
-    # The last thing that an agent said is that it has seen all.
-    caught_up = list({one.agent: one.at - begin for one in phase.said}.values())
+    # The last object or list that an agent told of completed what it knows.
+    news = [one for one in phase.said if one.what.startswith(("saw ", "listed "))]
+    caught_up = list({one.agent: one.at - begin for one in news}.values())
     return {
         "phase": phase.name,
         "agents": options.agents,

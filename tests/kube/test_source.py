@@ -93,14 +93,16 @@ def endpoint_slice(name, *addresses):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Return the list of queries that the client sends, by path."""
+    """Return the list of queries that the client sends, by path, and how the answer is encoded."""
     queries = []
     send = api_client.ApiClient._send
 
     def record(client, url, body):
         parts = urlsplit(url)
-        queries.append((parts.path, dict(parse_qsl(parts.query))))
-        return send(client, url, body)
+        answer = send(client, url, body)
+        encoding = answer.headers.get("Content-Encoding", "")
+        queries.append((parts.path, dict(parse_qsl(parts.query)), encoding))
+        return answer
 
     monkeypatch.setattr(api_client.ApiClient, "_send", record)
     return queries
@@ -138,7 +140,7 @@ class TestList:
 
             # The server makes its own Service a while after it is ready.
             assert {"default/a"} == told.present[Kind.SERVICE] - {"default/kubernetes"}
-            lists = [query for _, query in asked if "watch" not in query]
+            lists = [query for _, query, _ in asked if "watch" not in query]
             assert ["0"] * 3 == [query["resourceVersion"] for query in lists]
             assert [] == told.troubles()
 
@@ -151,7 +153,7 @@ class TestList:
             names = [str(change.name) for change in told.changes if isinstance(change, (Put, Removed))]
             assert "default/headless" not in names
 
-    def test_hundreds_of_services_with_their_slices(self, server, tmp_path):
+    def test_hundreds_of_services_with_their_slices(self, server, asked, tmp_path):
         names = [f"many-{number:03}" for number in range(300)]
         with server.client() as client:
             for name in names:
@@ -171,6 +173,8 @@ class TestList:
         assert {f"default/{name}" for name in names} <= told.present[Kind.SERVICE]
         assert {f"default/{name}" for name in names} <= told.present[Kind.ENDPOINT_SLICE]
         assert took < 5
+        lists = {path.rpartition("/")[2]: encoding for path, query, encoding in asked if "watch" not in query}
+        assert {"services": "gzip", "endpointslices": "gzip", "nodes": ""} == lists
 
 
 class TestWatch:
