@@ -60,7 +60,7 @@ class Said(NamedTuple):
 
     agent: int
     what: str
-    """A request that was granted ("list services", "watch nodes", ...), "listed KIND" or "saw NAME"."""
+    """A request that was granted ("WatchList services", ...), "listed KIND" or "saw NAME"."""
     at: float
 
 
@@ -153,7 +153,7 @@ def _phases(server: ApiServer, crowd: Crowd) -> list[Phase]:
     with server.client() as client:
         before, begin = _metrics(client), time.monotonic()
         crowd.start()
-        said = crowd.hear(partial(_all_watch, crowd.agents), "agents start")
+        said = crowd.hear(partial(_all_listed, crowd.agents), "agents start")
         phases.append(Phase("all start at once", begin, said, _difference(_metrics(client), before)))
 
         before, begin = _metrics(client), time.monotonic()
@@ -187,8 +187,9 @@ def _create_marker(client: Client, name: str) -> None:
     client.create(endpoint_slice | {"metadata": metadata | {"labels": {"kubernetes.io/service-name": name}}})
 
 
-def _all_watch(agents: int, said: Sequence[Said]) -> bool:
-    return _all_said(agents, {"watch services", "watch endpointslices", "watch nodes"}, said)
+def _all_listed(agents: int, said: Sequence[Said]) -> bool:
+    wanted = {f"listed {kind.value}" for kind in Kind}
+    return _all_said(agents, wanted, said)
 
 
 def _all_saw(agents: int, marker: str, said: Sequence[Said]) -> bool:
@@ -229,7 +230,7 @@ def request_name(url: str) -> str:
     query = parse_qs(parts.query)
     verb = "list"
     if "watch" in query:
-        verb = "watch"
+        verb = "WatchList" if "sendInitialEvents" in query else "watch"
     elif "resourceVersion" not in query:
         verb = "consistent list"
     return f"{verb} {parts.path.rpartition('/')[2]}"
@@ -286,7 +287,7 @@ def misses(rows: Sequence[results.Row]) -> Iterator[str]:
         for request, count in row["requests"].items():
             if request.startswith("consistent list "):
                 yield f"{row['phase']}: {count} times {request}, which reads the database"
-            elif request.startswith("list ") and count > row["agents"]:
+            elif request.startswith(("list ", "WatchList ")) and count > row["agents"]:
                 yield f"{row['phase']}: {count} times {request} by {row['agents']} agents"
         most, watches = max(row["per_second"][_AT_ONCE:], default=0), row["agents"] * len(Kind)
         if watches >= GOAL_SHARE_FROM and most > GOAL_SHARE * watches:
@@ -316,8 +317,9 @@ def _row(phase: Phase, options: argparse.Namespace) -> results.Row:
     requests = [one for one in phase.said if not one.what.startswith(("saw ", "listed "))]
     # A server answers some requests before it counts as ready.
     begin = min([phase.ready, *(one.at for one in requests)])
-    # A list is always followed by a watch.
-    seconds = Counter(int(one.at - begin) for one in requests if one.what.startswith("watch "))
+    # A list is always followed by a watch, if it is none itself.
+    watches = [one for one in requests if one.what.startswith(("watch ", "WatchList "))]
+    seconds = Counter(int(one.at - begin) for one in watches)
     # The last object or list that an agent told of completed what it knows.
     news = [one for one in phase.said if one.what.startswith(("saw ", "listed "))]
     caught_up = list({one.agent: one.at - begin for one in news}.values())

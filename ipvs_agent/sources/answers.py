@@ -46,13 +46,20 @@ class NotYet(Refused):
     """The server does not yet have a resource version."""
 
 
-class BadRequest(Refused):
+class NotOffered(Refused):
+    """The server cannot do what was asked."""
+
+
+class BadRequest(NotOffered):
     """The server does not understand what was asked."""
 
 
 _REFUSALS: Mapping[int, type[Refused]] = {
     HTTPStatus.GONE: Expired,
     HTTPStatus.BAD_REQUEST: BadRequest,
+    HTTPStatus.UNPROCESSABLE_ENTITY: NotOffered,
+    # What the server says of WatchList where its etcd is too old for it (RequestWatchProgress), as an event.
+    HTTPStatus.INTERNAL_SERVER_ERROR: NotOffered,
 }
 
 
@@ -80,6 +87,7 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
     """What a watch needs of an object's metadata."""
 
     resource_version: framing.ResourceVersion
+    annotations: dict[str, str] = {}
 
 
 class _Object(msgspec.Struct):

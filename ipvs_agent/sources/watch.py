@@ -4,10 +4,10 @@
           ^                                                                                        │
           └──────────────────────── the server no longer has that version (410) ───────────────────┘
 
-A list comes from the server's watch cache, which costs it no read of its database: that is what thousands of
-agents must not ask for at once after it was restarted. Only where the cache does not get as far as what was
-seen already, the list is a consistent read in pages. A stream of initial events (WatchList) would come from
-the cache too, but at two to three times the CPU, and not compressed as a list is: at several times the bytes.
+A list is, in this order: a stream of initial events (WatchList); where the server has none, a LIST from its
+watch cache, compressed; and where neither can be had at the version already seen, a consistent read in pages.
+The first two cost the server no read of its database, which is what thousands of agents must not ask for at
+once after it was restarted.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ _PUNCTUAL = 1.0
 _PATIENCE = 3
 """How often a server may answer that it has not yet caught up with what was seen before."""
 _BACKOFF = tenacity.wait_random_exponential(multiplier=1, max=30)
+_INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
 Query = dict[str, str]
 ObjectChange = Put | Removed | Rejected
@@ -117,33 +118,64 @@ class Watcher:
 
     def _round(self) -> None:
         listed = ""
-        try:
-            if not self._resume:
-                self._list()
-                listed = self._resume
-            self._watch(heard=bool(listed))
-        except answers.Expired as error:
-            is_of_no_use = self._resume == listed
-            self._resume = ""
-            if is_of_no_use:  # it must not be tried again at once, and again
-                self._progressed = False
-                raise _ExpiredAtOnce(f"what was just listed cannot be watched: {error}") from error
-            # The server is there again, and the agents' attempts were spread already until they met it.
-            self._progressed = True
-            raise
-        except _SelectorUnknown:
-            self._optional_selector = ""
+        with contextlib.ExitStack() as stack:
+            try:
+                events = None
+                if not self._resume:
+                    events = self._list(stack)
+                    listed = self._resume
+                self._follow(events or self._watch(stack), heard=bool(listed))
+            except answers.Expired as error:
+                is_of_no_use = self._resume == listed
+                self._resume = ""
+                if is_of_no_use:  # it must not be tried again at once, and again
+                    self._progressed = False
+                    raise _ExpiredAtOnce(f"what was just listed cannot be watched: {error}") from error
+                # The server is there again, and the agents' attempts were spread already until they met it.
+                self._progressed = True
+                raise
+            except _SelectorUnknown:
+                self._optional_selector = ""
 
-    def _list(self) -> None:
-        """Hand over all objects."""
+    def _watch(self, stack: contextlib.ExitStack) -> Iterator[answers.Event]:
+        events = self._open_watch({"resourceVersion": self._resume}, stack)
+        if not isinstance(self._trouble, (answers.Nonsense, Silence, _ExpiredAtOnce)):
+            self._clear_trouble()  # what was in the way of an answer is over; there may be no event for long
+        return events
+
+    def _list(self, stack: contextlib.ExitStack) -> Iterator[answers.Event] | None:
+        """Hand over all objects; return the events that follow on the same stream, if there is one."""
         try:
-            self._read_list()
+            try:
+                return self._watch_list(stack)
+            except answers.NotOffered:
+                stack.close()
+                self._read_list()
+                return None
         except (answers.Expired, answers.NotYet) as error:
             self._refusals += 1
             raise answers.NotYet(
                 f"the server cannot list what it said before (resource version {self._seen}): {error}",
                 error.retry_after,
             ) from error
+
+    def _watch_list(self, stack: contextlib.ExitStack) -> Iterator[answers.Event]:
+        query = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+        if self._seen and self._refusals < _PATIENCE:
+            query["resourceVersion"] = self._seen
+        listing = _Listing(self._resource.kind, self._sink)
+        events = self._open_watch(query, stack)
+        with contextlib.suppress(Silence, answers.EndedEarly):
+            for event in events:
+                if event.type is not answers.EventType.BOOKMARK:
+                    listing.add(self._change(event))
+                    continue
+                meta = answers.metadata(event)
+                if meta.annotations.get(_INITIAL_EVENTS_END) != "true":
+                    break  # a bookmark of another kind: this server ignores what it does not know
+                self._listed(listing, meta.resource_version)
+                return events
+        raise answers.NotOffered("the server does not tell where its initial events end")
 
     def _read_list(self) -> None:
         query = {"resourceVersion": self._seen or "0", "resourceVersionMatch": "NotOlderThan"}
@@ -153,12 +185,7 @@ class Watcher:
         meta = self._read_page(query, listing)
         while meta.continue_:
             meta = self._read_page({"limit": str(_PAGE), "continue": meta.continue_}, listing)
-        self._resume = self._seen = meta.resource_version
-        self._refusals = 0
-        self._progressed = True
-        if not isinstance(self._trouble, _ExpiredAtOnce):
-            self._clear_trouble()
-        listing.close()
+        self._listed(listing, meta.resource_version)
 
     def _read_page(self, query: Query, listing: _Listing) -> framing.ListMeta:
         reader = framing.ListReader()
@@ -171,24 +198,16 @@ class Watcher:
             listing.add(decode(self._resource.kind, item))
         return meta
 
-    def _watch(self, *, heard: bool) -> None:
-        """Hand over changes until the stream ends; heard: whether the server has just said something."""
-        # Between 5 and 10 minutes, as client-go asks: the watches of a cluster do not all end at once.
-        timeout = random.randint(300, 600)  # noqa: S311 - not a secret
-        query = {
-            "watch": "true",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": self._resume,
-            "timeoutSeconds": str(timeout),
-        }
-        due = self._clock() + timeout - _PUNCTUAL
-        with self._open("watch", query, self._silence) as response:
-            if not isinstance(self._trouble, (answers.Nonsense, Silence, _ExpiredAtOnce)):
-                self._clear_trouble()  # what was in the way of an answer is over; no event may come for long
-            self._follow(self._until(due, answers.events(response, self._asked("watch"))), heard=heard)
+    def _listed(self, listing: _Listing, resource_version: str) -> None:
+        self._resume = self._seen = resource_version
+        self._refusals = 0
+        self._progressed = True
+        if not isinstance(self._trouble, _ExpiredAtOnce):
+            self._clear_trouble()
+        listing.close()
 
     def _follow(self, events: Iterable[answers.Event], *, heard: bool) -> None:
-        """Hand over events until the stream ends; a server that has not been heard of then is an error."""
+        """Hand over events until the stream ends; one that ended without a word is an error."""
         try:
             for event in events:
                 meta = answers.metadata(event)
@@ -207,6 +226,14 @@ class Watcher:
             raise answers.Nonsense("the server ended the watch without a word")
 
     # --- Requests and answers ------------------------------------------------------------------------------
+
+    def _open_watch(self, query: Query, stack: contextlib.ExitStack) -> Iterator[answers.Event]:
+        # Between 5 and 10 minutes, as client-go asks: the watches of a cluster do not all end at once.
+        timeout = random.randint(300, 600)  # noqa: S311 - not a secret
+        query |= {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(timeout)}
+        due = self._clock() + timeout - _PUNCTUAL
+        response = stack.enter_context(self._open("watch", query, self._silence))
+        return self._until(due, answers.events(response, self._asked("watch")))
 
     def _until(self, due: float, events: Iterator[answers.Event]) -> Iterator[answers.Event]:
         """Yield events; EndedEarly if they end before they are due to.

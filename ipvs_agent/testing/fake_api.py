@@ -1,14 +1,16 @@
 """A small API server on loopback, strict about what it is asked, that fails when told to.
 
 It keeps Services, EndpointSlices and Nodes with resource versions and a history, answers lists (whole or in
-pages, compressed) and watches (with bookmarks) by the rules of the real one, and records what was asked.
-Parameters and selectors that it does not model are refused, so that no test passes by their being ignored.
+pages, compressed where they are long) and watches (with bookmarks, with or without WatchList) by the rules of
+the real one, and records what was asked. Parameters and selectors that it does not model are refused, so that
+no test passes by their being ignored.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import enum
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,10 +33,23 @@ _PARAMETERS = {
     "limit",
     "resourceVersion",
     "resourceVersionMatch",
+    "sendInitialEvents",
     "timeoutSeconds",
     "watch",
 }
 _PATIENCE = 10.0
+
+
+class WatchList(enum.Enum):
+    """What becomes of a request for a stream of initial events."""
+
+    OFFERED = enum.auto()
+    FORBIDDEN = enum.auto()
+    """422: the feature gate is off."""
+    BROKEN = enum.auto()
+    """An error as the first event: the database of the server is too old for it."""
+    UNKNOWN = enum.auto()
+    """The parameter is ignored."""
 
 
 class FakeApi:
@@ -47,11 +62,13 @@ class FakeApi:
     def __init__(
         self,
         *,
+        watch_list: WatchList = WatchList.OFFERED,
         cluster_ip_selector: bool = True,
         tokens: Sequence[str] = ("token",),
     ) -> None:
         self.tokens = set(tokens)
         self.requests: list[Request] = []
+        self._watch_list = watch_list
         self._cluster_ip_selector = cluster_ip_selector
         self._changed = threading.Condition()
         self._version = 100
@@ -168,7 +185,7 @@ class FakeApi:
         """Send a bookmark to the watches of a path."""
         with self._changed:
             for watch in self._watches_of(path):
-                watch.pieces.put(self._bookmark(path))
+                watch.pieces.put(self._bookmark(path, {}))
 
     def end_watches(self, path: str) -> None:
         """End the watches of a path in good order, as at their timeout."""
@@ -221,14 +238,18 @@ class FakeApi:
             return Refuse(501, "NotModelled", f"FakeApi does not model the parameters {sorted(unknown)}")
         if "spec.clusterIP" in query.get("fieldSelector", "") and not self._cluster_ip_selector:
             return Refuse(400, "BadRequest", "field label not supported: spec.clusterIP")
-        invalid = _invalid_watch(query) if "watch" in query else _invalid_list(query)
+        if "watch" in query:
+            invalid = _invalid_watch(query, is_forbidden=self._watch_list is WatchList.FORBIDDEN)
+        else:
+            invalid = _invalid_list(query)
         if invalid:
             return Refuse(422, "Invalid", invalid)
         version = int(query.get("resourceVersion", "0"))
         if version > self._version:
             text = f"Too large resource version: {version}, current: {self._version}"
             return Refuse(504, "Timeout", text, cause="ResourceVersionTooLarge", retry_after=1)
-        if "watch" in query and version < self._oldest:
+        resumes = "watch" in query and "sendInitialEvents" not in query and version > 0
+        if resumes and version < self._oldest:
             return Refuse(410, "Expired", f"too old resource version: {version}")
         return None
 
@@ -253,10 +274,22 @@ class FakeApi:
 
     def _watch(self, request: Request) -> Stream:
         watch = _Watch(request.path, _selector(request.query))
-        version = int(request.query["resourceVersion"])
-        for at, path, old, new in self._history:
-            if at > version and path == request.path:
-                watch.tell(old, new)
+        version = int(request.query.get("resourceVersion", "0") or 0)
+        asks_for_list = "sendInitialEvents" in request.query
+        if asks_for_list and self._watch_list is WatchList.BROKEN:
+            status = {"kind": "Status", "code": 500, "reason": "InternalError", "message": "too old an etcd"}
+            watch.pieces.put(_event("ERROR", status))
+            watch.pieces.put(b"")
+        elif asks_for_list or version == 0:
+            for key in sorted(self._objects):
+                if key[0] == request.path:
+                    watch.tell(None, self._objects[key])
+            if asks_for_list and self._watch_list is WatchList.OFFERED:
+                watch.pieces.put(self._bookmark(request.path, {"k8s.io/initial-events-end": "true"}))
+        else:
+            for at, path, old, new in self._history:
+                if at > version and path == request.path:
+                    watch.tell(old, new)
         self._watches.append(watch)
         self._changed.notify_all()
         return watch
@@ -269,8 +302,10 @@ class FakeApi:
     def _watches_of(self, path: str) -> list[_Watch]:
         return [watch for watch in self._watches if watch.path == path]
 
-    def _bookmark(self, path: str) -> bytes:
-        meta = {"resourceVersion": str(self._version), "creationTimestamp": None}
+    def _bookmark(self, path: str, annotations: Mapping[str, str]) -> bytes:
+        meta: Object = {"resourceVersion": str(self._version), "creationTimestamp": None}
+        if annotations:
+            meta["annotations"] = dict(annotations)
         return _event("BOOKMARK", {"kind": _KINDS[path], "apiVersion": "v1", "metadata": meta})
 
 
@@ -293,13 +328,18 @@ class _Watch(Stream):
 # The rules of ValidateListOptions in k8s.io/apimachinery.
 
 
-def _invalid_watch(query: Mapping[str, str]) -> str:
-    if "resourceVersion" not in query:
-        return "FakeApi does not model watches from just anywhere"
-    return "resourceVersionMatch is forbidden for watch" if "resourceVersionMatch" in query else ""
+def _invalid_watch(query: Mapping[str, str], *, is_forbidden: bool) -> str:
+    match = query.get("resourceVersionMatch", "")
+    if "sendInitialEvents" not in query:
+        return "resourceVersionMatch is forbidden for watch unless sendInitialEvents is set" if match else ""
+    if match != "NotOlderThan":
+        return "sendInitialEvents requires resourceVersionMatch NotOlderThan"
+    return "sendInitialEvents is forbidden unless WatchList is enabled" if is_forbidden else ""
 
 
 def _invalid_list(query: Mapping[str, str]) -> str:
+    if "sendInitialEvents" in query:
+        return "sendInitialEvents is forbidden for list"
     if "resourceVersionMatch" in query and "continue" in query:
         return "resourceVersionMatch is forbidden when continue is provided"
     if "resourceVersionMatch" in query and "resourceVersion" not in query:

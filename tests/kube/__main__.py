@@ -92,7 +92,7 @@ def _run(rest: Sequence[str]) -> int:
 
 def _programs() -> tuple[Path, ...]:
     """Return what a server needs, built if need be."""
-    return build.etcd(), build.program("kube-apiserver")
+    return build.etcd(watch_list=True)[0], build.program("kube-apiserver")
 
 
 def _kubeconfigs(folder: Path) -> Mapping[str, Path]:

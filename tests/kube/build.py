@@ -1,8 +1,8 @@
 """kube-apiserver, kube-proxy and etcd, built once from the Go modules that go.mod and go.sum pin.
 
-What the folder KUBEBUILDER_ASSETS has comes first. Else the etcd is Debian's, unless it cannot tell a watch
-cache how far it is, as that of Debian 12: with it, what is watched and does not change would expire with the
-server.
+What the folder KUBEBUILDER_ASSETS has comes first. Else the etcd is Debian's, which in Debian 12 cannot tell
+a watch cache how far it is, so that an API server on it refuses WatchList. One that can is built where
+Debian's cannot.
 """
 
 from __future__ import annotations
@@ -72,12 +72,14 @@ def _modules() -> str:
     return hashlib.sha256(pinned).hexdigest()[:12]
 
 
-def etcd() -> Path:
-    """Return the path of an etcd that tells how far it is."""
+def etcd(*, watch_list: bool) -> tuple[Path, bool]:
+    """Return an etcd for a server that is to offer WatchList or not, and whether one on it would."""
     given = _from_assets("etcd") or _DEBIAN_ETCD
     if not given.exists():
         raise BuildError(f"{given} is missing; run: tools/install kube")
-    return given if _tells_progress(given) else _built("etcd")
+    if _tells_progress(given):
+        return given, True
+    return (_built("etcd"), True) if watch_list else (given, False)
 
 
 def _tells_progress(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""An API server for the tests of this folder, which is started once."""
+"""API servers for the tests of this folder; each kind of server is started once."""
 
 from __future__ import annotations
 
@@ -19,10 +19,22 @@ def manifests(name):
 
 @pytest.fixture(scope="session")
 def server():
-    """Return a server with the agent's ServiceAccount and its rights."""
+    """Return a server that knows WatchList, with the agent's ServiceAccount and its rights."""
     with ApiServer() as server:
-        with server.client() as client:
-            for thing in manifests("rbac.yaml"):
-                client.create(thing)
-        server.wait_until_allowed(AGENT, "/api/v1/services")
+        _give_rights(server)
         yield server
+
+
+@pytest.fixture(scope="session")
+def server_without_watch_list():
+    """Return a server that refuses WatchList, as on the etcd of Debian 12."""
+    with ApiServer(watch_list=False) as server:
+        _give_rights(server)
+        yield server
+
+
+def _give_rights(server):
+    with server.client() as client:
+        for thing in manifests("rbac.yaml"):
+            client.create(thing)
+    server.wait_until_allowed(AGENT, "/api/v1/services")

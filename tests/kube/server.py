@@ -36,10 +36,13 @@ class ApiServer:
     """A server with a database of its own, a random token for each user, and nothing in it but the defaults.
 
     address: where it listens; port: 0 for a free one.
+    watch_list: whether it offers WatchList; where Debian's etcd is too old for it, that is why it does not.
     """
 
-    def __init__(self, address: str = "127.0.0.1", port: int = 0) -> None:
-        self._programs = {"etcd": build.etcd(), "kube-apiserver": build.program("kube-apiserver")}
+    def __init__(self, address: str = "127.0.0.1", port: int = 0, *, watch_list: bool = True) -> None:
+        etcd, self._etcd_offers = build.etcd(watch_list=watch_list)
+        self._programs = {"etcd": etcd, "kube-apiserver": build.program("kube-apiserver")}
+        self._watch_list = watch_list
         self._address = address
         self._port = port or _free_port(address)
         self._folder = tempfile.TemporaryDirectory(prefix="ipvs-agent-kube-")
@@ -171,6 +174,7 @@ class ApiServer:
             "--disable-admission-plugins=ServiceAccount",
             # Without it the server would write its own address into default/kubernetes.
             "--endpoint-reconciler-type=none",
+            *(["--feature-gates=WatchList=false"] if self._etcd_offers and not self._watch_list else []),
         ]
 
     def _spawn(self, name: str, options: list[str]) -> subprocess.Popen[bytes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import threading
 import time
 from urllib.parse import parse_qsl, urlsplit
@@ -133,8 +132,21 @@ def existing(server, *things):
 
 
 class TestList:
-    def test_a_server_is_asked_for_its_cache(self, server, asked, tmp_path):
+    def test_a_server_with_watch_list_is_asked_for_nothing_else(self, server, asked, tmp_path):
         told = Told()
+        with existing(server, service("a")), running(server, tmp_path, told):
+            told.until_all_listed()
+
+            # The server makes its own Service a while after it is ready.
+            assert {"default/a"} == told.present[Kind.SERVICE] - {"default/kubernetes"}
+            assert ["true"] * 3 == [query.get("sendInitialEvents") for _, query, _ in asked]
+            assert [] == told.troubles()
+
+    def test_a_server_without_watch_list_is_asked_for_its_cache(
+        self, server_without_watch_list, asked, tmp_path
+    ):
+        told = Told()
+        server = server_without_watch_list
         with existing(server, service("a")), running(server, tmp_path, told):
             told.until_all_listed()
 
@@ -153,7 +165,11 @@ class TestList:
             names = [str(change.name) for change in told.changes if isinstance(change, (Put, Removed))]
             assert "default/headless" not in names
 
-    def test_hundreds_of_services_with_their_slices(self, server, asked, tmp_path):
+    @pytest.mark.parametrize(
+        ("which", "encodings"), [("server", set()), ("server_without_watch_list", {"gzip"})]
+    )
+    def test_hundreds_of_services_with_their_slices(self, request, asked, which, encodings, tmp_path):
+        server = request.getfixturevalue(which)
         names = [f"many-{number:03}" for number in range(300)]
         with server.client() as client:
             for name in names:
@@ -173,8 +189,9 @@ class TestList:
         assert {f"default/{name}" for name in names} <= told.present[Kind.SERVICE]
         assert {f"default/{name}" for name in names} <= told.present[Kind.ENDPOINT_SLICE]
         assert took < 5
-        lists = {path.rpartition("/")[2]: encoding for path, query, encoding in asked if "watch" not in query}
-        assert {"services": "gzip", "endpointslices": "gzip", "nodes": ""} == lists
+        lists = [one for one in asked if "watch" not in one[1] and not one[0].endswith("nodes")]
+        # What is long is compressed, but for watches.
+        assert encodings == {encoding for _, _, encoding in lists}
 
 
 class TestWatch:
@@ -200,7 +217,9 @@ class TestWatch:
 
             assert {"/node-a"} == told.present[Kind.NODE]
 
-    def test_a_server_that_is_killed_and_comes_back_loses_nothing(self, server, tmp_path):
+    @pytest.mark.parametrize("which", ["server", "server_without_watch_list"])
+    def test_a_server_that_is_killed_and_comes_back_loses_nothing(self, request, which, tmp_path):
+        server = request.getfixturevalue(which)
         told = Told()
         with running(server, tmp_path, told), existing(server, service("a"), service("b")) as client:
             told.until_there("default/b")
@@ -242,12 +261,15 @@ class TestAccess:
             source.stop()
 
         needs = {message.partition("RBAC must allow: ")[2] for message in told.troubles()}
-        assert {"list services", "list endpointslices.discovery.k8s.io", "list nodes"} == needs
+        assert {"watch services", "watch endpointslices.discovery.k8s.io", "watch nodes"} == needs
 
-    def test_a_certificate_that_is_not_trusted_is_named(self, server, tmp_path):
+    def test_a_certificate_that_is_not_trusted_is_named(self, server, server_without_watch_list, tmp_path):
         told = Told()
         config = server.kubeconfig()
-        config["clusters"][0]["cluster"]["certificate-authority"] = another_authority(tmp_path)
+        other = server_without_watch_list.kubeconfig()
+        config["clusters"][0]["cluster"]["certificate-authority"] = other["clusters"][0]["cluster"][
+            "certificate-authority"
+        ]
         path = tmp_path / "kubeconfig"
         path.write_text(json.dumps(config))
         source = KubeSource(str(path), "node-a", told)
@@ -258,14 +280,6 @@ class TestAccess:
             source.stop()
 
         assert told.troubles()[0].startswith("TLS: [SSL: CERTIFICATE_VERIFY_FAILED]")
-
-
-def another_authority(folder):
-    """Make a certificate that the server knows nothing of; return its path."""
-    key, certificate = str(folder / "other.key"), str(folder / "other.crt")
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=other"]
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    return certificate
 
 
 def ports(told, name):

@@ -34,6 +34,7 @@ from ipvs_agent.reconcile.timers import Timers
     [
         pytest.param("resourceVersion=0", "list services", id="list"),
         pytest.param("watch=true&resourceVersion=7", "watch services", id="watch"),
+        pytest.param("watch=true&sendInitialEvents=true", "WatchList services", id="watch list"),
         pytest.param("limit=500", "consistent list services", id="page"),
     ],
 )
@@ -381,7 +382,7 @@ class TestScale:
     RESTART: ClassVar = {
         "phase": "restart",
         "agents": 100,
-        "requests": {"list services": 100, "watch endpointslices": 300},
+        "requests": {"WatchList services": 100, "watch endpointslices": 300},
         "per_second": [150, 150, 60, 20],
         "caught up, last": 32.0,
     }
@@ -398,13 +399,13 @@ class TestScale:
         [
             pytest.param({"lists from etcd": 2.0}, "the database was read 2 times", id="lists at the start"),
             pytest.param(
-                {"requests": {"list endpointslices": 100, "consistent list services": 4}},
+                {"requests": {"WatchList endpointslices": 100, "consistent list services": 4}},
                 "4 times consistent list services, which reads the database",
                 id="reads of the database after a restart",
             ),
             pytest.param(
-                {"requests": {"list endpointslices": 101}},
-                "101 times list endpointslices by 100 agents",
+                {"requests": {"WatchList endpointslices": 101}},
+                "101 times WatchList endpointslices by 100 agents",
                 id="asks twice",
             ),
             pytest.param({"per_second": [9, 9, 61]}, "61 of 300 watches came in one second", id="a wave"),

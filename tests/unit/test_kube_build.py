@@ -28,22 +28,23 @@ def machine(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("debian", "assets", "expected"),
+    ("assets", "watch_list", "expected"),
     [
-        pytest.param("3.4.23", None, "built/etcd", id="Debian's is too old"),
-        pytest.param("3.5.16", None, "debian/etcd", id="Debian's will do"),
-        pytest.param("3.5.16", "3.6.5", "assets/etcd", id="assets"),
-        pytest.param("3.5.16", "3.4.30", "built/etcd", id="those of the assets are too old"),
-        pytest.param("3.4.23", "3.4.31", "assets/etcd", id="those of the assets will just do"),
+        pytest.param(None, True, ("built/etcd", True), id="Debian's is too old"),
+        pytest.param(None, False, ("debian/etcd", False), id="Debian's will do"),
+        pytest.param("3.6.5", True, ("assets/etcd", True), id="assets"),
+        pytest.param("3.6.5", False, ("assets/etcd", True), id="assets, where Debian's would do"),
+        pytest.param("3.4.23", True, ("built/etcd", True), id="those of the assets are too old"),
+        pytest.param("3.4.23", False, ("assets/etcd", False), id="old assets will do"),
     ],
 )
-def test_which_etcd(machine, monkeypatch, debian, assets, expected):
-    etcd(machine / "debian", debian)
+def test_which_etcd(machine, monkeypatch, assets, watch_list, expected):
     if assets is not None:
         etcd(machine / "assets", assets)
         monkeypatch.setenv("KUBEBUILDER_ASSETS", str(machine / "assets"))
+    path, has_watch_list = build.etcd(watch_list=watch_list)
 
-    assert machine / expected == build.etcd()
+    assert expected == (str(path.relative_to(machine)), has_watch_list)
 
 
 def test_programs_of_the_assets_come_first_and_others_are_built(machine, monkeypatch):
