@@ -33,6 +33,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from benchmarks import api, cluster, progress, results, sizes, table
 from benchmarks.sizes import Size
+from ipvs_agent.config import Lists
 from ipvs_agent.sources.api_client import ApiClient
 from ipvs_agent.sources.changes import Change, Kind, Listed, Put
 from ipvs_agent.sources.kube import KubeSource
@@ -77,7 +78,9 @@ class Phase(NamedTuple):
 class Crowd:
     """The agents, in processes of their own; what they say arrives in one queue."""
 
-    def __init__(self, server: ApiServer, agents: int, processes: int, folder: Path) -> None:
+    def __init__(
+        self, server: ApiServer, agents: int, processes: int, folder: Path, *, is_streamed: bool
+    ) -> None:
         self.agents = agents
         kubeconfig = folder / "kubeconfig"
         kubeconfig.write_text(json.dumps(server.kubeconfig(AGENT)))
@@ -86,7 +89,7 @@ class Crowd:
         self._processes = [
             context.Process(
                 target=_be_agents,
-                args=(range(first, agents, processes), str(kubeconfig), self._said),
+                args=(range(first, agents, processes), str(kubeconfig), self._said, is_streamed),
                 daemon=True,
             )
             for first in range(processes)
@@ -128,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--agents", type=int, default=100)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--size", type=sizes.parse, default=Size(1000, 10))
+    parser.add_argument("--lists", choices=[one.value for one in Lists], default=Lists.STREAMED.value)
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the agents end with us
     with tempfile.TemporaryDirectory() as folder, ApiServer() as server:
@@ -135,7 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             api.prepare(client, "node-0", "192.0.2.1")
             api.grow(client, None, options.size)
         server.wait_until_allowed(AGENT, "/api/v1/services")
-        crowd = Crowd(server, options.agents, options.processes, Path(folder))
+        is_streamed = options.lists == Lists.STREAMED
+        crowd = Crowd(server, options.agents, options.processes, Path(folder), is_streamed=is_streamed)
         try:
             phases = _phases(server, crowd)
         finally:
@@ -153,7 +158,7 @@ def _phases(server: ApiServer, crowd: Crowd) -> list[Phase]:
     with server.client() as client:
         before, begin = _metrics(client), time.monotonic()
         crowd.start()
-        said = crowd.hear(partial(_all_listed, crowd.agents), "agents start")
+        said = crowd.hear(partial(_all_watch, crowd.agents), "agents start")
         phases.append(Phase("all start at once", begin, said, _difference(_metrics(client), before)))
 
         before, begin = _metrics(client), time.monotonic()
@@ -187,9 +192,14 @@ def _create_marker(client: Client, name: str) -> None:
     client.create(endpoint_slice | {"metadata": metadata | {"labels": {"kubernetes.io/service-name": name}}})
 
 
-def _all_listed(agents: int, said: Sequence[Said]) -> bool:
-    wanted = {f"listed {kind.value}" for kind in Kind}
-    return _all_said(agents, wanted, said)
+def _all_watch(agents: int, said: Sequence[Said]) -> bool:
+    listed = {(one.agent, one.what) for one in said if one.what.startswith("listed ")}
+    watched = {(one.agent, one.what.rpartition(" ")[2]) for one in said if _is_watch(one)}
+    return len(listed) == len(watched) == agents * len(Kind)
+
+
+def _is_watch(one: Said) -> bool:
+    return one.what.startswith(("watch ", "WatchList "))
 
 
 def _all_saw(agents: int, marker: str, said: Sequence[Said]) -> bool:
@@ -205,7 +215,7 @@ def _all_said(agents: int, wanted: Collection[str], said: Sequence[Said]) -> boo
 # --- The agents ---------------------------------------------------------------------------------------------
 
 
-def _be_agents(numbers: Sequence[int], kubeconfig: str, said: Queue[Said]) -> None:
+def _be_agents(numbers: Sequence[int], kubeconfig: str, said: Queue[Said], is_streamed: bool) -> None:
     send = ApiClient._send
     owners: dict[int, int] = {}
 
@@ -217,7 +227,8 @@ def _be_agents(numbers: Sequence[int], kubeconfig: str, said: Queue[Said]) -> No
 
     with mock.patch.object(ApiClient, "_send", watched):
         for number in numbers:
-            source = KubeSource(kubeconfig, "node-0", partial(_note, number, said))
+            told = partial(_note, number, said)
+            source = KubeSource(kubeconfig, "node-0", told, is_streamed=is_streamed)
             owners.update(dict.fromkeys(map(id, source._clients), number))
             source.start()
         while True:
@@ -298,9 +309,10 @@ def misses(rows: Sequence[results.Row]) -> Iterator[str]:
 
 def _show(options: argparse.Namespace, rows: Sequence[results.Row]) -> None:
     print(f"{table.machine()}, 1-minute load {os.getloadavg()[0]:.1f}\n")
-    heads = [name for name in rows[0] if name not in ("agents", "size", "requests", "per_second")]
+    heads = [name for name in rows[0] if name not in ("agents", "size", "lists", "requests", "per_second")]
     table.show(
-        f"{options.agents} agents on one kube-apiserver with {options.size} (seconds from the first answer)\n"
+        f"{options.agents} agents on one kube-apiserver with {options.size}, lists {options.lists}"
+        "\n(seconds from the first answer)\n"
         "Goals: no agent reads the database at its start; after a restart none asks for a kind twice,"
         f"\nin one second come at most {GOAL_SHARE:.0%} of the watches, and the last agent is back within"
         f" {GOAL_BACK:g} s",
@@ -318,8 +330,7 @@ def _row(phase: Phase, options: argparse.Namespace) -> results.Row:
     # A server answers some requests before it counts as ready.
     begin = min([phase.ready, *(one.at for one in requests)])
     # A list is always followed by a watch, if it is none itself.
-    watches = [one for one in requests if one.what.startswith(("watch ", "WatchList "))]
-    seconds = Counter(int(one.at - begin) for one in watches)
+    seconds = Counter(int(one.at - begin) for one in requests if _is_watch(one))
     # The last object or list that an agent told of completed what it knows.
     news = [one for one in phase.said if one.what.startswith(("saw ", "listed "))]
     caught_up = list({one.agent: one.at - begin for one in news}.values())
@@ -327,6 +338,7 @@ def _row(phase: Phase, options: argparse.Namespace) -> results.Row:
         "phase": phase.name,
         "agents": options.agents,
         "size": str(options.size),
+        "lists": options.lists,
         "requests": dict(Counter(one.what for one in requests)),
         "per_second": [seconds[number] for number in range(max(seconds, default=-1) + 1)],
         "caught up, first": min(caught_up),

@@ -6,7 +6,7 @@ import argparse
 
 from ipvs_agent import schedulers
 from ipvs_agent.cli import configuration
-from ipvs_agent.config import AgentConfig, LocalMode
+from ipvs_agent.config import AgentConfig, Lists, LocalMode
 from ipvs_agent.desired.shim import Masquerade
 from ipvs_agent.reconcile.foundation import Needs
 from ipvs_agent.reconcile.settings import Settings
@@ -61,7 +61,8 @@ def source(arguments: argparse.Namespace, config: AgentConfig, node_name: str, s
     # The client of the Kubernetes API takes half a second to import, and a run on manifests need not wait.
     from ipvs_agent.sources.kube import KubeSource  # noqa: PLC0415
 
-    return KubeSource(kubeconfig(arguments, config), node_name, sink)
+    is_streamed = config.lists is Lists.STREAMED
+    return KubeSource(kubeconfig(arguments, config), node_name, sink, is_streamed=is_streamed)
 
 
 def kubeconfig(arguments: argparse.Namespace, config: AgentConfig) -> str | None:

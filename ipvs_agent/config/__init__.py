@@ -3,11 +3,12 @@
 from ipvs_agent.config.agent import read_agent_configuration
 from ipvs_agent.config.kube_proxy import read_kube_proxy_configuration
 from ipvs_agent.config.remarks import remarks
-from ipvs_agent.config.values import AgentConfig, DetectLocal, LocalMode, node_name
+from ipvs_agent.config.values import AgentConfig, DetectLocal, Lists, LocalMode, node_name
 
 __all__ = [
     "AgentConfig",
     "DetectLocal",
+    "Lists",
     "LocalMode",
     "node_name",
     "read_agent_configuration",

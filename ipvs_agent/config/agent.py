@@ -5,13 +5,15 @@ A field that is not known, or there twice, is refused: nobody else writes this f
 
 from __future__ import annotations
 
+import enum
 import json
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from ipvs_agent.config.document import FieldError, read_document, require, seconds
-from ipvs_agent.config.values import AgentConfig
+from ipvs_agent.config.values import AgentConfig, Lists
 from ipvs_agent.model import LONGEST_DRAIN, VipMode
 from ipvs_agent.schedulers.guess import closest
 from ipvs_agent.sources.checks import quoted
@@ -19,11 +21,14 @@ from ipvs_agent.sources.checks import quoted
 API_VERSION = "ipvs-agent.io/v1alpha1"
 KIND = "IpvsAgentConfiguration"
 
+_Choice = TypeVar("_Choice", bound=enum.StrEnum)
+
 
 class _File(msgspec.Struct, rename="camel"):
     api_version: str | None = None
     kind: str | None = None
     drain_timeout: str | None = None
+    lists: str | None = None
     vip_mode: str | None = None
 
 
@@ -40,18 +45,20 @@ def read_agent_configuration(path: Path, config: AgentConfig) -> AgentConfig:
         if file.drain_timeout is not None:
             drain = seconds("drainTimeout", file.drain_timeout, LONGEST_DRAIN)
             read = msgspec.structs.replace(read, drain_seconds=drain)
+        if file.lists is not None:
+            read = msgspec.structs.replace(read, lists=_choice("lists", file.lists, Lists))
         if file.vip_mode is not None:
-            read = msgspec.structs.replace(read, vip_mode=_vip_mode(file.vip_mode))
+            read = msgspec.structs.replace(read, vip_mode=_choice("vipMode", file.vip_mode, VipMode))
         return read
 
     return read_document(path, KIND, build, may_repeat=False)
 
 
-def _vip_mode(name: str) -> VipMode:
+def _choice(field: str, name: str, choices: type[_Choice]) -> _Choice:
     try:
-        return VipMode(name)
+        return choices(name)
     except ValueError:
-        raise FieldError("vipMode", f"{quoted(name)} is none of {', '.join(VipMode)}") from None
+        raise FieldError(field, f"{quoted(name)} is none of {', '.join(choices)}") from None
 
 
 def _refuse_keys_that_are_no_text(document: object) -> None:

@@ -39,6 +39,14 @@ class Listen(msgspec.Struct, frozen=True):
     addresses: tuple[Address, ...]
 
 
+class Lists(enum.StrEnum):
+    """How all objects of the API are asked for at once."""
+
+    STREAMED = "streamed"
+    """As initial events of a watch (WatchList), where the server has those."""
+    COMPRESSED = "compressed"
+
+
 class AgentConfig(msgspec.Struct, frozen=True):
     """What the agent is told to do; durations are in seconds."""
 
@@ -65,6 +73,7 @@ class AgentConfig(msgspec.Struct, frozen=True):
     strict_arp: bool = False
     """Answer ARP for an address on the interface alone that holds it."""
     vip_mode: VipMode = VipMode.AUTO
+    lists: Lists = Lists.STREAMED
     healthz: Listen = Listen(10256, UNSPECIFIED)
     """Where it is asked whether this node's agent works."""
     metrics: Listen = Listen(10249, (parse_address("127.0.0.1"), parse_address("::1")))

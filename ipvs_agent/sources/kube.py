@@ -20,6 +20,7 @@ class KubeSource:
     """Reads what the Kubernetes API says.
 
     kubeconfig: the file's path, or None for the service account of the pod that this runs in.
+    is_streamed: whether lists are streams of initial events, where the server has those.
     stopping: set by stop(), and waited on between attempts; a test may pass one that does not wait.
     Raises ConfigError where the kubeconfig cannot be used.
     """
@@ -30,6 +31,7 @@ class KubeSource:
         node_name: str,
         sink: Sink,
         *,
+        is_streamed: bool = True,
         stopping: threading.Event | None = None,
         silence: float = WATCH_SILENCE,
         clock: Callable[[], float] = time.monotonic,
@@ -37,7 +39,7 @@ class KubeSource:
         self._stopping = stopping or threading.Event()
         self._clients = []
         self._threads = []
-        for resource in resources(node_name):
+        for resource in resources(node_name, is_streamed=is_streamed):
             client = ApiClient(kubeconfig)
             watcher = Watcher(resource, client, sink, self._stopping, silence, clock)
             self._clients.append(client)
@@ -61,7 +63,7 @@ class KubeSource:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def resources(node_name: str) -> tuple[Resource, ...]:
+def resources(node_name: str, *, is_streamed: bool) -> tuple[Resource, ...]:
     """Return what is watched on a node."""
     return (
         Resource(
@@ -70,12 +72,20 @@ def resources(node_name: str) -> tuple[Resource, ...]:
             "services",
             label_selector=_OURS,
             optional_field_selector="spec.clusterIP!=None",
+            is_streamed=is_streamed,
         ),
         Resource(
             Kind.ENDPOINT_SLICE,
             "/apis/discovery.k8s.io/v1/endpointslices",
             "endpointslices.discovery.k8s.io",
             label_selector=_OURS,
+            is_streamed=is_streamed,
         ),
-        Resource(Kind.NODE, "/api/v1/nodes", "nodes", field_selector=f"metadata.name={node_name}"),
+        Resource(
+            Kind.NODE,
+            "/api/v1/nodes",
+            "nodes",
+            field_selector=f"metadata.name={node_name}",
+            is_streamed=is_streamed,
+        ),
     )

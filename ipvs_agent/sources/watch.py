@@ -4,10 +4,10 @@
           ^                                                                                        │
           └──────────────────────── the server no longer has that version (410) ───────────────────┘
 
-A list is, in this order: a stream of initial events (WatchList); where the server has none, a LIST from its
-watch cache, compressed; and where neither can be had at the version already seen, a consistent read in pages.
-The first two cost the server no read of its database, which is what thousands of agents must not ask for at
-once after it was restarted.
+A list is, in this order: a stream of initial events (WatchList); where the server has none, or none is
+wanted, a LIST from its watch cache, compressed; and where neither can be had at the version already seen, a
+consistent read in pages. The first two cost the server no read of its database, which is what thousands of
+agents must not ask for at once after it was restarted.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class Resource(msgspec.Struct, frozen=True):
     field_selector: str = ""
     optional_field_selector: str = ""
     """Asked for where the server knows it."""
+    is_streamed: bool = True
+    """Whether it is listed as a stream of initial events where the server has those."""
 
 
 class Client(Protocol):
@@ -146,12 +148,12 @@ class Watcher:
     def _list(self, stack: contextlib.ExitStack) -> Iterator[answers.Event] | None:
         """Hand over all objects; return the events that follow on the same stream, if there is one."""
         try:
-            try:
-                return self._watch_list(stack)
-            except answers.NotOffered:
+            if self._resource.is_streamed:
+                with contextlib.suppress(answers.NotOffered):
+                    return self._watch_list(stack)
                 stack.close()
-                self._read_list()
-                return None
+            self._read_list()
+            return None
         except (answers.Expired, answers.NotYet) as error:
             self._refusals += 1
             raise answers.NotYet(

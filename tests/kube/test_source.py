@@ -165,11 +165,8 @@ class TestList:
             names = [str(change.name) for change in told.changes if isinstance(change, (Put, Removed))]
             assert "default/headless" not in names
 
-    @pytest.mark.parametrize(
-        ("which", "encodings"), [("server", set()), ("server_without_watch_list", {"gzip"})]
-    )
-    def test_hundreds_of_services_with_their_slices(self, request, asked, which, encodings, tmp_path):
-        server = request.getfixturevalue(which)
+    @pytest.mark.parametrize(("is_streamed", "encodings"), [(True, set()), (False, {"gzip"})])
+    def test_hundreds_of_services_with_their_slices(self, server, asked, is_streamed, encodings, tmp_path):
         names = [f"many-{number:03}" for number in range(300)]
         with server.client() as client:
             for name in names:
@@ -178,7 +175,7 @@ class TestList:
             for _ in range(5):  # a busy machine may be slow once
                 told = Told()
                 begin = time.monotonic()
-                with running(server, tmp_path, told):
+                with running(server, tmp_path, told, is_streamed=is_streamed):
                     told.until_all_listed()
                     took = time.monotonic() - begin
                 if took < 5:

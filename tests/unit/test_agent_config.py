@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from ipvs_agent.cli import configuration
-from ipvs_agent.config import AgentConfig, read_agent_configuration
+from ipvs_agent.config import AgentConfig, Lists, read_agent_configuration
 from ipvs_agent.errors import ConfigError
 from ipvs_agent.model import VipMode
 
@@ -35,6 +35,7 @@ def file(tmp_path):
         pytest.param("drainTimeout: null", {}, id="null"),
         pytest.param("drainTimeout: 1m30s", {"drain_seconds": 90.0}, id="drainTimeout"),
         pytest.param("vipMode: routes", {"vip_mode": VipMode.ROUTES}, id="vipMode"),
+        pytest.param("lists: compressed", {"lists": Lists.COMPRESSED}, id="lists"),
         pytest.param("drainTimeout: 0s", {"drain_seconds": 0.0}, id="no drain at all"),
         pytest.param("drainTimeout: 168h", {"drain_seconds": 7 * 86400.0}, id="the longest drain"),
         pytest.param("drainTimeout: 5s\n<<: {drainTimeout: 9s}", {"drain_seconds": 5.0}, id="one merged"),
@@ -70,6 +71,11 @@ def test_fields(file, text, expected):
             HEAD + "vipMode: route",
             "line 3: vipMode: 'route' is none of addresses, routes, auto",
             id="no mode",
+        ),
+        pytest.param(
+            HEAD + "lists: packed",
+            "line 3: lists: 'packed' is none of streamed, compressed",
+            id="no kind of lists",
         ),
         pytest.param(HEAD + "ipvs: {}", "line 3: ipvs: is no field of this file", id="a field of kube-proxy"),
         pytest.param(

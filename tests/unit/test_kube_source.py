@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import socket
 import threading
 import time
@@ -9,6 +10,8 @@ import time
 import pytest
 from kubernetes.config import incluster_config
 
+from ipvs_agent.cli import wiring
+from ipvs_agent.config import AgentConfig, Lists
 from ipvs_agent.errors import ConfigError
 from ipvs_agent.model import ObjectName
 from ipvs_agent.sources.api_client import ApiClient
@@ -21,7 +24,6 @@ OURS = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headles
 SELECTORS = {"labelSelector": OURS, "fieldSelector": "spec.clusterIP!=None"}
 INITIAL = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
 BY_LIST = [
-    ("watch", INITIAL),
     ("list", {"resourceVersion": "0", "resourceVersionMatch": "NotOlderThan"}),
     ("watch", {"resourceVersion": "102"}),
 ]
@@ -160,9 +162,15 @@ class TestStart:
         [
             pytest.param({}, [("watch", INITIAL)], id="stream of initial events"),
             pytest.param(
-                {"watch_list": WatchList.FORBIDDEN}, BY_LIST, id="refused: list from the watch cache"
+                {"watch_list": WatchList.FORBIDDEN},
+                [("watch", INITIAL), *BY_LIST],
+                id="refused: list from the watch cache",
             ),
-            pytest.param({"watch_list": WatchList.BROKEN}, BY_LIST, id="fails: list from the watch cache"),
+            pytest.param(
+                {"watch_list": WatchList.BROKEN},
+                [("watch", INITIAL), *BY_LIST],
+                id="fails: list from the watch cache",
+            ),
             pytest.param(
                 {"cluster_ip_selector": False},
                 [("watch", INITIAL), ("watch", INITIAL)],
@@ -182,6 +190,25 @@ class TestStart:
             expected = ["put default/a", "put default/b", "listed default/a default/b", "put default/c"]
             assert expected == told.until("put default/c")
             assert asked == queries(api)
+
+    def test_lists_that_are_not_to_be_streamed_come_from_the_watch_cache(self, run, told):
+        with FakeApi() as api:
+            api.put(service("a"))
+            api.put(service("b"))
+            run(api, told, is_streamed=False)
+            told.until("listed default/a default/b")
+
+            assert BY_LIST == queries(api, count=2)
+            assert [2, 2] == [len(queries(api, path, 2)) for path in (ENDPOINT_SLICES, NODES)]
+
+    @pytest.mark.parametrize(("lists", "asked"), [(Lists.STREAMED, "watch"), (Lists.COMPRESSED, "list")])
+    def test_the_configuration_says_whether_they_are(self, told, tmp_path, lists, asked):
+        with FakeApi() as api:
+            options = argparse.Namespace(manifests=None, kubeconfig=api.write_kubeconfig(tmp_path))
+            source = wiring.source(options, AgentConfig(lists=lists), "node-a", told)
+            source.start()
+            assert asked == queries(api, count=1)[0][0]
+            source.stop()
 
     def test_a_server_that_never_heard_of_initial_events_shows_by_a_plain_bookmark(self, run, told):
         with FakeApi(watch_list=WatchList.UNKNOWN) as api:
