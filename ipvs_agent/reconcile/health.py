@@ -29,7 +29,7 @@ class Health:
         """Nobody has said so yet."""
         self._checks: dict[ObjectName, HealthCheck] = {}
         self._planned: dict[ObjectName, HealthCheck | None] = {}
-        """What they are to hear, where it was planned since they last heard."""
+        """What they are to hear instead."""
         self._noted = clock()
         self._good = self._noted
         """When it was last not behind."""
@@ -64,7 +64,8 @@ class Health:
 
     def plan(self, name: ObjectName, check: HealthCheck | None) -> None:
         """Take note of what load balancers are to hear of a Service; None: nothing."""
-        self._planned[name] = check
+        if self._checks.get(name) != check:
+            self._planned[name] = check
 
     def publish_losses(self) -> None:
         """Have load balancers hear where nobody is to be sent any more, before nobody is served there."""
@@ -79,8 +80,6 @@ class Health:
 
     def _publish(self, name: ObjectName, check: HealthCheck | None) -> None:
         del self._planned[name]
-        if self._checks.get(name) == check:
-            return
         self._board.publish(name, check)
         if check is not None:
             self._checks[name] = check

@@ -39,9 +39,9 @@ class KubeSource:
         self._stopping = stopping or threading.Event()
         self._clients = []
         self._threads = []
-        for resource in resources(node_name, is_streamed=is_streamed):
+        for resource in resources(node_name):
             client = ApiClient(kubeconfig)
-            watcher = Watcher(resource, client, sink, self._stopping, silence, clock)
+            watcher = Watcher(resource, client, sink, self._stopping, silence, clock, is_streamed=is_streamed)
             self._clients.append(client)
             self._threads.append(
                 # A daemon, because the one wait that cannot be cut short is that for a TCP connection.
@@ -63,7 +63,7 @@ class KubeSource:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def resources(node_name: str, *, is_streamed: bool) -> tuple[Resource, ...]:
+def resources(node_name: str) -> tuple[Resource, ...]:
     """Return what is watched on a node."""
     return (
         Resource(
@@ -72,20 +72,12 @@ def resources(node_name: str, *, is_streamed: bool) -> tuple[Resource, ...]:
             "services",
             label_selector=_OURS,
             optional_field_selector="spec.clusterIP!=None",
-            is_streamed=is_streamed,
         ),
         Resource(
             Kind.ENDPOINT_SLICE,
             "/apis/discovery.k8s.io/v1/endpointslices",
             "endpointslices.discovery.k8s.io",
             label_selector=_OURS,
-            is_streamed=is_streamed,
         ),
-        Resource(
-            Kind.NODE,
-            "/api/v1/nodes",
-            "nodes",
-            field_selector=f"metadata.name={node_name}",
-            is_streamed=is_streamed,
-        ),
+        Resource(Kind.NODE, "/api/v1/nodes", "nodes", field_selector=f"metadata.name={node_name}"),
     )

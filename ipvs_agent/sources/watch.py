@@ -58,8 +58,6 @@ class Resource(msgspec.Struct, frozen=True):
     field_selector: str = ""
     optional_field_selector: str = ""
     """Asked for where the server knows it."""
-    is_streamed: bool = True
-    """Whether it is listed as a stream of initial events where the server has those."""
 
 
 class Client(Protocol):
@@ -76,7 +74,10 @@ class Client(Protocol):
 
 
 class Watcher:
-    """Reads one resource until the event is set; the event is also what it waits on between attempts."""
+    """Reads one resource until the event is set; the event is also what it waits on between attempts.
+
+    is_streamed: whether lists are streams of initial events, where the server has those.
+    """
 
     def __init__(
         self,
@@ -86,6 +87,8 @@ class Watcher:
         stopping: threading.Event,
         silence: float = WATCH_SILENCE,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        is_streamed: bool = True,
     ) -> None:
         self._resource = resource
         self._client = client
@@ -93,6 +96,7 @@ class Watcher:
         self._stopping = stopping
         self._silence = silence
         self._clock = clock
+        self._is_streamed = is_streamed
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(SourceError),
             wait=self._wait,
@@ -148,7 +152,7 @@ class Watcher:
     def _list(self, stack: contextlib.ExitStack) -> Iterator[answers.Event] | None:
         """Hand over all objects; return the events that follow on the same stream, if there is one."""
         try:
-            if self._resource.is_streamed:
+            if self._is_streamed:
                 with contextlib.suppress(answers.NotOffered):
                     return self._watch_list(stack)
                 stack.close()
