@@ -86,8 +86,9 @@ class Node:
 
     def wait_for_answer(self, client, protocol, address, port):
         """Wait until somebody answers, and return the answer."""
-        # A request that was lost before anybody listened must not cost more than the wait for the next one.
-        return self.agent.wait_for(lambda: self.ask(client, protocol, address, port, timeout=1.0), PATIENCE)
+        # What is lost before anybody listens must not be sent again, as TCP does after a second: whoever gets
+        # it then has half a connection.
+        return self.agent.wait_for(lambda: self.ask(client, protocol, address, port, timeout=0.5), PATIENCE)
 
     def pods(self, names, client, address, port=80):
         """Ask eight times, and on until all of these pods have answered; return all that did.

@@ -98,7 +98,7 @@ def _text(ipvs: Ipvs, key: VirtualServerKey | None, form: Format) -> Iterator[st
     if key is not None:
         return text.render(form, [(ipvs.virtual_server(key), text.block(form, ipvs.real_servers(key)))], None)
     virtual_servers = ipvs.virtual_servers()
-    blocks = {outlined: text.block(form, behind) for outlined, behind in ipvs.outline()}
+    blocks = {outlined: text.block(form, reading.content()) for outlined, reading in ipvs.outline()}
     rest = [one for observed in virtual_servers if (one := observed.virtual_server.key) not in blocks]
     blocks.update((one, text.block(form, ipvs.real_servers(one))) for one in rest)
     entries = ((observed, blocks[observed.virtual_server.key]) for observed in virtual_servers)

@@ -11,8 +11,8 @@ Every other method raises KernelError.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -24,6 +24,17 @@ from ipvs_agent.operations import IpvsOperation, SetOperation, VipOperation
 
 Outcomes = list[KernelError | None]
 """The answer to a batch: for each operation None, or why it failed."""
+
+
+_T = TypeVar("_T")
+
+
+class Reading(NamedTuple, Generic[_T]):
+    """What the kernel said of something, taken apart only where that is asked for."""
+
+    digest: int
+    """Another number where the kernel said something else; for comparisons within this process."""
+    content: Callable[[], _T]
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -53,8 +64,8 @@ class SyncDaemon(msgspec.Struct, frozen=True):
     ttl: int = 0
 
 
-Outlined = tuple[VirtualServerKey, list[ObservedRealServer]]
-"""A virtual server by address, and its real servers, newest first."""
+Outlined = tuple[VirtualServerKey, Reading[list[ObservedRealServer]]]
+"""A virtual server by address, and its real servers, newest first; connections leave the digest alone."""
 
 
 class Ipvs(Protocol):
@@ -175,6 +186,13 @@ class IpSets(Protocol):
 
     def members(self, name: str) -> set[SetMember]:
         """Return the members of a set; NotFound where there is no such set."""
+
+    def reading(self, name: str) -> Reading[set[SetMember]]:
+        """Read the members of a set as `members` does.
+
+        The order in which the kernel lists them is in the digest: a set that was read twice and not changed
+        in between has one digest, others with the same members may have another.
+        """
 
     def apply(self, operations: Sequence[SetOperation]) -> Outcomes:
         """Run a batch. Adding what is there and deleting what is not there are done, not failures."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ipvs_agent.addresses import Address, Family
 from ipvs_agent.kernel.netlink import (
@@ -185,10 +185,14 @@ def listed_set(answer: bytes) -> tuple[str, IpSet | None]:
     return name, _set(name, parts)
 
 
-def listed_members(answer: bytes, name: str) -> Iterator[SetMember]:
-    """Yield the members in one part of a set's listing."""
-    for _, data in iterate_attributes(attributes(answer, 4).get(_ADT, b"")):
-        yield _member(name, attributes(data))
+def members_part(answer: bytes) -> bytes:
+    """Return what one part of a set's listing says of members."""
+    return attributes(answer, 4).get(_ADT, b"")
+
+
+def listed_members(parts: Iterable[bytes], name: str) -> set[SetMember]:
+    """Return the members of a set of which all parts of its listing are given."""
+    return {_member(name, attributes(data)) for part in parts for _, data in iterate_attributes(part)}
 
 
 def unknown_type(answer: bytes) -> str:

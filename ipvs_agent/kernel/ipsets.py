@@ -24,7 +24,7 @@ from ipvs_agent.errors import (
     SetFull,
 )
 from ipvs_agent.kernel import ipset_codec
-from ipvs_agent.kernel.api import Outcomes
+from ipvs_agent.kernel.api import Outcomes, Reading
 from ipvs_agent.kernel.netlink import (
     NETLINK_NETFILTER,
     NLM_F_CREATE,
@@ -124,18 +124,20 @@ class NetlinkIpSets:
 
     def members(self, name: str) -> set[SetMember]:
         """Return the members of a set; NotFound where there is no such set."""
+        return self.reading(name).content()
+
+    def reading(self, name: str) -> Reading[set[SetMember]]:
+        """Read the members of a set as `members` does."""
         # The dump is read to its end come what may: an open one blocks swap and destroy.
         try:
             answers = self._socket.dump(Message(_SUBSYSTEM | _Command.LIST, 0, ipset_codec.name_of(name)))
         except KernelError as error:
             raise _error(f"ipset list {name}", error.number) from error
-        found: set[SetMember] = set()
         for answer in answers:
-            foreign = ipset_codec.unknown_type(answer)
-            if foreign:
+            if foreign := ipset_codec.unknown_type(answer):
                 raise InvalidRequest(f"ipset list {name}: the set is of type {foreign}")
-            found.update(ipset_codec.listed_members(answer, name))
-        return found
+        listed = [ipset_codec.members_part(answer) for answer in answers]
+        return Reading(hash(b"".join(listed)), lambda: ipset_codec.listed_members(listed, name))
 
     def apply(self, operations: Sequence[SetOperation]) -> Outcomes:
         """Run a batch. Adding what is there and deleting what is not there are done, not failures."""

@@ -10,10 +10,11 @@ counts on over theirs, and begins the next page at as many of ours (ip_vs_info_s
 from __future__ import annotations
 
 import binascii
+import functools
 from collections.abc import Iterable, Iterator
 
 from ipvs_agent.addresses import Address
-from ipvs_agent.kernel.api import Outlined
+from ipvs_agent.kernel.api import Outlined, Reading
 from ipvs_agent.model import ForwardingMethod, Protocol, RealServer, VirtualServerKey, address_key
 from ipvs_agent.observed import ObservedRealServer
 
@@ -23,7 +24,10 @@ BUFFER = 1 << 16
 """Octets to ask for at once. The kernel gives a page of them, or the lines of one virtual server where these
 are more, and looks for its place at each call; Python would by itself ask for a kilobyte."""
 
-_ARROW = b"->"
+_REAL_SERVER = b"  -> "
+"""How the line of a real server begins, and a title."""
+_CONNECTIONS = 22
+"""Octets at its end that are numbers of connections: "%-10d %-10d\\n"."""
 _PROTOCOLS = {protocol.name.encode(): protocol for protocol in Protocol}
 _METHODS = {
     b"Masq": ForwardingMethod.MASQUERADE,
@@ -36,26 +40,35 @@ _METHODS = {
 def read(lines: Iterable[bytes]) -> Iterator[Outlined]:
     """Yield what the lines of the listing say; its titles and virtual servers by mark are passed over."""
     key: VirtualServerKey | None = None
-    behind: list[ObservedRealServer] = []
+    behind: list[bytes] = []
     for line in lines:
-        words = line.split()
-        if words[0] != _ARROW:
+        if line.startswith(_REAL_SERVER):
+            behind.append(line)
+        else:
             if key is not None:
-                yield key, behind
-            key, behind = _key(words), []
-        elif key is not None:
-            behind.append(_real_server(words))
+                yield key, _reading(behind)
+            key, behind = _key(line), []
     if key is not None:
-        yield key, behind
+        yield key, _reading(behind)
 
 
-def _key(words: list[bytes]) -> VirtualServerKey | None:
+def _key(line: bytes) -> VirtualServerKey | None:
+    words = line.split(maxsplit=2)
     protocol = _PROTOCOLS.get(words[0])
     return None if protocol is None else address_key(protocol, *_endpoint(words[1]))
 
 
-def _real_server(words: list[bytes]) -> ObservedRealServer:
-    _, endpoint, method, weight, active, inactive = words
+def _reading(lines: list[bytes]) -> Reading[list[ObservedRealServer]]:
+    digest = hash(b"".join([line[:-_CONNECTIONS] for line in lines]))
+    return Reading(digest, functools.partial(_real_servers, lines))
+
+
+def _real_servers(lines: list[bytes]) -> list[ObservedRealServer]:
+    return [_real_server(line) for line in lines]
+
+
+def _real_server(line: bytes) -> ObservedRealServer:
+    _, endpoint, method, weight, active, inactive = line.split()
     address, port = _endpoint(endpoint)
     return ObservedRealServer(
         RealServer(address, port, int(weight), _METHODS[method]), int(active), int(inactive)

@@ -66,6 +66,9 @@ class Achieved:
         self._of_mark: Counter[VirtualServerKey] = Counter()
         """How many of them lead to each virtual server by mark."""
         self._changes: set[VirtualServerKey | Vip | SetMember] | None = None
+        self.confirmed: dict[VirtualServerKey | str, int] = {}
+        """The digest of what the kernel said of a virtual server, or of a set by its name, when that was
+        found to be as it is here; those are left out that have changed here since."""
 
     def note_changes(self) -> None:
         """Begin to take note of what changes, for `take_changes`."""
@@ -99,9 +102,11 @@ class Achieved:
                 server = operation.real_server
                 behind = self.virtual_servers[operation.key].real_servers
                 behind[server.address, server.port] = server
+                self._doubt(operation.key)
             case DeleteRealServer():
                 held = self.virtual_servers[operation.key]
                 held.real_servers.pop((operation.address, operation.port), None)
+                self._doubt(operation.key)
             case AddMember():
                 self._add(operation.member)
             case DeleteMember():
@@ -127,6 +132,7 @@ class Achieved:
             self.virtual_servers[key] = Held(found, behind)
             self._at_address[key.address] += 1
         self._note(key)
+        self._doubt(key)
 
     def keys(self) -> Iterator[VirtualServerKey | Address | SetMember]:
         """Yield everything that was achieved."""
@@ -143,6 +149,11 @@ class Achieved:
         """Take note of VIPs and members of ours that were found."""
         for thing in things:
             self._add(thing)
+
+    def _doubt(self, thing: VirtualServerKey | str) -> None:
+        """Take note that a virtual server or a set is to be compared again whatever is said of it."""
+        if self.confirmed:  # a cold start comes by here for every real server
+            self.confirmed.pop(thing, None)
 
     def _note(self, thing: VirtualServerKey | Vip | SetMember) -> None:
         if self._changes is not None:
@@ -171,6 +182,7 @@ class Achieved:
             self._of_mark[mark_key(dialled.family, member.mark)] += 1
         self.members.add(member)
         self.sizes[member.set_name] += 1
+        self._doubt(member.set_name)
 
     def _discard_member(self, member: SetMember) -> None:
         if sets.purpose_of(member) == Purpose.MARKS:
@@ -179,3 +191,4 @@ class Achieved:
             self._of_mark[mark_key(dialled.family, member.mark)] -= 1
         self.members.remove(member)
         self.sizes[member.set_name] -= 1
+        self._doubt(member.set_name)

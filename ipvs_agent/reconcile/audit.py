@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -40,25 +40,40 @@ class Tables(msgspec.Struct, frozen=True):
     members: frozenset[SetMember]
     """Of the sets that are ours."""
     node_addresses: frozenset[Address]
+    digests: Mapping[str, int]
+    """Those of our sets, by name."""
 
 
 RealServers = dict[RealServerKey, RealServer]
 TableSlice = dict[VirtualServerKey, RealServers]
+Confirmed = Mapping[VirtualServerKey | str, int]
+"""Digests of what the kernel said of virtual servers, and of sets by name, that were as we left them."""
 
 
-def read_tables(kernel: Kernel) -> Tables:
+def read_tables(kernel: Kernel, confirmed: Confirmed, left: Iterable[SetMember]) -> Tables:
     """Read everything but the real servers; raise KernelError.
 
     The sets of a family that cannot be served now are read too: they say what is ours.
+    confirmed: sets that still have this digest have the members that were left there.
     """
     virtual_servers = {
         observed.virtual_server.key: observed.virtual_server for observed in kernel.ipvs.virtual_servers()
     }
+    digests: dict[str, int] = {}
     members: set[SetMember] = set()
+    unchanged: set[str] = set()
     ours = {ip_set.name for family in Family for ip_set in sets.sets_of(family)}
     for name in ours & kernel.ipsets.sets().keys():
-        members |= kernel.ipsets.members(name)
-    return Tables(virtual_servers, read_vips(kernel), frozenset(members), read_node_addresses(kernel))
+        reading = kernel.ipsets.reading(name)
+        digests[name] = reading.digest
+        if confirmed.get(name) == reading.digest:
+            unchanged.add(name)
+        else:
+            members |= reading.content()
+    members.update(member for member in left if member.set_name in unchanged)
+    return Tables(
+        virtual_servers, read_vips(kernel), frozenset(members), read_node_addresses(kernel), digests
+    )
 
 
 def read_vips(kernel: Kernel) -> frozenset[Vip]:
@@ -78,9 +93,20 @@ def read_real_servers(kernel: Kernel, key: VirtualServerKey) -> RealServers:
     return read_slice(kernel, [key])[key]
 
 
-def read_outline(outline: Iterator[Outlined]) -> TableSlice:
-    """Read the next slice of an outline, as `read_slice` does; the last one is a short one."""
-    return {key: _oldest_first(behind) for key, behind in itertools.islice(outline, SLICE)}
+def read_outline(
+    outline: Iterator[Outlined], confirmed: Confirmed
+) -> tuple[TableSlice, dict[VirtualServerKey, int]]:
+    """Read the next slice of an outline, as `read_slice` does; the last one is a short one.
+
+    Returns those that are not confirmed, and the digests of all of them.
+    """
+    table: TableSlice = {}
+    digests: dict[VirtualServerKey, int] = {}
+    for key, reading in itertools.islice(outline, SLICE):
+        digests[key] = reading.digest
+        if confirmed.get(key) != reading.digest:
+            table[key] = _oldest_first(reading.content())
+    return table, digests
 
 
 def outlined(held: Held) -> Held:

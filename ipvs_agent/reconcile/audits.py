@@ -92,12 +92,13 @@ class Audits:
         self._began = self._clock()
         self._is_under_way = self.is_laying = True
         left = None if before is None else self._keeper.left()
+        confirmed = self._keeper.achieved.confirmed
         missing = frozenset(self._keeper.missing_schedulers)
 
         def lay_and_read() -> None:
             try:
                 ground = foundation.lay(self._background, needs, before, missing)
-                tables = audit.read_tables(self._background)
+                tables = audit.read_tables(self._background, confirmed, left.members if left else ())
                 found = None if left is None else drift.find(tables, left)
             except KernelError as error:
                 self._tell(AuditFailed(error))
@@ -152,10 +153,10 @@ class Audits:
     def _read_outline(self) -> None:
         """Runs in the worker, which alone goes on with the outline."""
         try:
-            table = audit.read_outline(self._outline) if self._outline is not None else {}
+            table, outlined = audit.read_outline(self._outline or iter(()), self._keeper.achieved.confirmed)
         except KernelError:
-            table = {}  # what it does not show is read in full
-        self._tell(SliceRead(table, is_outline=True))
+            table, outlined = {}, {}  # what it does not show is read in full
+        self._tell(SliceRead(table, outlined))
 
     def _read_in_full(self, keys: Sequence[VirtualServerKey]) -> None:
         """Runs in the worker."""
@@ -164,14 +165,14 @@ class Audits:
         except KernelError as error:
             self._tell(AuditFailed(error))
         else:
-            self._tell(SliceRead(table, is_outline=False))
+            self._tell(SliceRead(table))
 
     def go_on(self, done: SliceRead, unjudged: Iterable[VirtualServerKey]) -> None:
         """Plan the next slice after one was read; unjudged: what the outline could not say of some."""
-        for key in done.table:
+        for key in done.table if done.outlined is None else done.outlined:
             self._unread.pop(key, None)
         self._in_full += unjudged
-        if done.is_outline and len(done.table) < audit.SLICE:
+        if done.outlined is not None and len(done.outlined) < audit.SLICE:
             self._outline = None
             self._unread.update(dict.fromkeys(self._in_full))
         if self._outline is not None or self._unread:

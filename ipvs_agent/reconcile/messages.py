@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -64,8 +64,9 @@ class SliceRead(msgspec.Struct, frozen=True):
     """The worker has read real servers of some virtual servers."""
 
     table: TableSlice
-    is_outline: bool
-    """Whether that is all but thresholds and tunnels."""
+    outlined: Mapping[VirtualServerKey, int] | None = None
+    """Where it was read by the outline: the digests of all that this showed. The table has those of them
+    that were not confirmed, without thresholds and tunnels."""
 
 
 class FlowsForgotten(msgspec.Struct, frozen=True):

@@ -236,7 +236,7 @@ class Reconciler:
         elif isinstance(message, Laid):
             self._on_laid(message)
         elif isinstance(message, SliceRead):
-            unjudged = self._repairs.repair_real_servers(message.table, is_outline=message.is_outline)
+            unjudged = self._repairs.repair_real_servers(message.table, message.outlined)
             self._audits.go_on(message, unjudged)
         elif isinstance(message, AuditFailed):
             self._on_audit_failed(message.error)
@@ -411,7 +411,7 @@ class Reconciler:
         if laid.drift is None:
             self._audits.end()
         else:
-            self._repairs.repair(laid.drift)
+            self._repairs.repair(laid.drift, laid.tables.digests)
             self._audits.read_real_servers()
 
     def _on_audit_failed(self, error: KernelError) -> None:

@@ -5,7 +5,7 @@ What an agent before this one left is taken over; what somebody else made is lef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from ipvs_agent.addresses import Address
 from ipvs_agent.desired import sets
@@ -66,11 +66,18 @@ class Repairs:
         self._report.adopted(len(behind), len(self._keeper.foreign))
         return frozenset(behind)
 
-    def repair(self, found: drift.Drift) -> None:
-        """Make good what others changed, real servers apart."""
+    def repair(self, found: drift.Drift, digests: Mapping[str, int]) -> None:
+        """Make good what others changed, real servers apart.
+
+        digests: those of the sets that were read.
+        """
         changes = self._achieved.take_changes()
         found = drift.without(found, changes)
         differing = (*found.lost, *found.extra)
+        doubtful = {thing.set_name for thing in (*changes, *differing) if isinstance(thing, SetMember)}
+        self._achieved.confirmed.update(
+            (name, digest) for name, digest in digests.items() if name not in doubtful
+        )
         changed: dict[Key, None] = {thing: None for thing in differing if isinstance(thing, SetMember)}
         vips = dict.fromkeys(thing.address for thing in differing if isinstance(thing, Vip))
         self._achieved.forget(found.lost)
@@ -96,21 +103,27 @@ class Repairs:
         self._achieved.forget(lost)
         self.look_again([*dict.fromkeys(vip.address for vip in lost)])
 
-    def repair_real_servers(self, table: TableSlice, *, is_outline: bool) -> list[VirtualServerKey]:
+    def repair_real_servers(
+        self, table: TableSlice, outlined: Mapping[VirtualServerKey, int] | None
+    ) -> list[VirtualServerKey]:
         """Make good what others changed behind some virtual servers; return those that need a closer look.
 
-        is_outline: what the table says is not all that there is to say of real servers.
+        outlined: their digests where the table is of the outline, which does not say all that there is to say
+        of real servers.
         """
-        differing = [
-            (key, held, Held(held.virtual_server, real_servers))
-            for key, real_servers in table.items()
-            if (held := self._achieved.virtual_servers.get(key))
-            and not are_alike(held, Held(held.virtual_server, real_servers))
-        ]
-        unjudged = [
-            key for key, held, found in differing if is_outline and are_alike(audit.outlined(held), found)
-        ]
-        self.look_again([key for key, _, _ in differing if key not in unjudged])
+        suspects: list[VirtualServerKey] = []
+        unjudged: list[VirtualServerKey] = []
+        for key, real_servers in table.items():
+            held = self._achieved.virtual_servers.get(key)
+            if held is None:
+                continue
+            found = Held(held.virtual_server, real_servers)
+            if not are_alike(held, found):
+                is_unjudged = outlined is not None and are_alike(audit.outlined(held), found)
+                (unjudged if is_unjudged else suspects).append(key)
+            elif outlined is not None:
+                self._achieved.confirmed[key] = outlined[key]
+        self.look_again(suspects)
         return unjudged
 
     def look_again(self, suspects: Sequence[VirtualServerKey | Address]) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from ipvs_agent.addresses import Family, family_of, masked
 from ipvs_agent.errors import AlreadyExists, Busy, InvalidRequest, KernelError, NotFound, SetFull
-from ipvs_agent.kernel.api import Outcomes
+from ipvs_agent.kernel.api import Outcomes, Reading
 from ipvs_agent.model import IpSet, Protocol, SetMember, SetType
 from ipvs_agent.operations import AddMember, SetOperation
 
@@ -98,6 +98,11 @@ class FakeIpSets:
             msgspec.structs.replace(member, set_name=name, mark=mark)
             for member, mark in self._members[name].items()
         }
+
+    def reading(self, name: str) -> Reading[set[SetMember]]:
+        """Read the members of a set as `members` does."""
+        members = self.members(name)
+        return Reading(hash(frozenset(members)), lambda: members)
 
     def apply(self, operations: Sequence[SetOperation]) -> Outcomes:
         """Run a batch. Adding what is there and deleting what is not there are done, not failures."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import ipaddress
 import struct
 from collections import defaultdict
@@ -14,7 +15,7 @@ import msgspec
 from ipvs_agent.addresses import Address, Family, family_of, parse_address
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel import ipvs_requests
-from ipvs_agent.kernel.api import Outcomes, Outlined, SyncDaemon, SyncRole, Timeouts
+from ipvs_agent.kernel.api import Outcomes, Outlined, Reading, SyncDaemon, SyncRole, Timeouts
 from ipvs_agent.kernel.ipvs_errors import refused, unpackable
 from ipvs_agent.kernel.netlink import Refusal, kernel_error
 from ipvs_agent.model import (
@@ -266,7 +267,9 @@ class FakeIpvs:
         """Yield the virtual servers by address with their real servers, newest first, at little cost."""
         for key in list(self._entries):
             if not key.mark:
-                yield key, [_outlined(observed) for observed in self.real_servers(key)]
+                behind = [_outlined(observed) for observed in self.real_servers(key)]
+                digest = hash(tuple(observed.real_server for observed in behind))
+                yield key, Reading(digest, functools.partial(list, behind))
 
     def info(self) -> IpvsInfo:
         """Return version and size of the connection table."""

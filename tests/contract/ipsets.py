@@ -83,6 +83,23 @@ class IpSetsContract:
         assert ipsets.apply([AddMember(member) for member in sorted(members)]) == [None] * 299
         assert members == ipsets.members(ip_set.name)
 
+    def test_a_reading_has_another_digest_where_members_have_changed(self, ipsets):
+        ipsets.create(PORTS)
+
+        def digest_after(*operations):
+            assert {None} >= {*ipsets.apply(operations)}
+            return ipsets.reading("PORTS").digest
+
+        empty = digest_after()
+        one = digest_after(AddMember(HTTP))
+        again = digest_after()
+        both = digest_after(AddMember(DNS))
+        without = digest_after(DeleteMember(DNS))
+
+        assert one == again == without
+        assert 3 == len({empty, one, both})
+        assert {HTTP} == ipsets.reading("PORTS").content()
+
     def test_a_member_is_what_all_its_fields_are(self, ipsets):
         ipsets.create(PORTS)
         ipsets.apply([AddMember(HTTP), AddMember(DNS)])
@@ -109,6 +126,7 @@ class IpSetsContract:
             pytest.param(lambda ipsets: ipsets.destroy("nope"), id="destroy"),
             pytest.param(lambda ipsets: ipsets.flush("nope"), id="flush"),
             pytest.param(lambda ipsets: ipsets.members("nope"), id="members"),
+            pytest.param(lambda ipsets: ipsets.reading("nope"), id="reading"),
             pytest.param(lambda ipsets: ipsets.swap("nope", "PORTS"), id="swap, first"),
             pytest.param(lambda ipsets: ipsets.swap("PORTS", "nope"), id="swap, second"),
         ],

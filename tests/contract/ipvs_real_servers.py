@@ -110,9 +110,9 @@ class RealServersContract:
         by_address = {virtual_server.key for virtual_server in table if not virtual_server.key.mark}
         assert {key for key, _ in found} <= by_address
         assert found
-        for key, behind in found:
+        for key, reading in found:
             full = [observed.real_server for observed in ipvs.real_servers(key)]
-            assert behind == [
+            assert reading.content() == [
                 ObservedRealServer(RealServer(each.address, each.port, each.weight, each.method))
                 for each in full
             ]
@@ -122,9 +122,30 @@ class RealServersContract:
         behind = [RealServer(POD, port, weight=port % 3) for port in range(1, 1001)]
         add(ipvs, KEY, *behind)
 
-        ((key, found),) = ipvs.outline()
+        ((key, reading),) = ipvs.outline()
 
-        assert (KEY, behind[::-1]) == (key, [observed.real_server for observed in found])
+        assert (KEY, behind[::-1]) == (key, [observed.real_server for observed in reading.content()])
+
+    def test_the_outline_has_another_digest_where_real_servers_have_changed(self, ipvs):
+        one, other = RealServer(POD, 80), RealServer(POD, 81)
+        add(ipvs, KEY, one, other)
+
+        def digest_after(*operations):
+            assert {None} >= {*ipvs.apply(operations)}
+            ((_key, reading),) = ipvs.outline()
+            return reading.digest
+
+        at_first = digest_after()
+        assert at_first == digest_after()
+        heavier = digest_after(SetRealServer(KEY, RealServer(POD, 80, weight=2)))
+        as_before = digest_after(SetRealServer(KEY, one))
+        without = digest_after(DeleteRealServer(KEY, POD, 81))
+        reordered = digest_after(
+            AddRealServer(KEY, other), DeleteRealServer(KEY, POD, 80), AddRealServer(KEY, one)
+        )
+
+        assert at_first == as_before
+        assert 4 == len({at_first, heavier, without, reordered})
 
     @pytest.mark.parametrize("operation", [AddRealServer, SetRealServer])
     @pytest.mark.parametrize(

@@ -7,8 +7,11 @@ import itertools
 import pytest
 
 from ipvs_agent.errors import KernelError
-from ipvs_agent.model import RealServer, VirtualServer
+from ipvs_agent.kernel.api import Reading
+from ipvs_agent.model import RealServer, SetMember, VirtualServer, VirtualServerKey
 from ipvs_agent.operations import (
+    AddMember,
+    AddRealServer,
     AddVirtualServer,
     DeleteRealServer,
     DeleteVip,
@@ -86,9 +89,9 @@ def test_an_audit_is_over_when_the_next_one_is_due(monkeypatch, laying, slow_sli
         bench.now += laying
         return lay(*arguments)
 
-    def slow_read(outline):
+    def slow_read(*arguments):
         bench.now += slow.pop() if slow else 0.0
-        return read_outline(outline)
+        return read_outline(*arguments)
 
     monkeypatch.setattr(foundation, "lay", slow_lay)
     monkeypatch.setattr(audit, "read_outline", slow_read)
@@ -136,6 +139,52 @@ def test_an_outline_that_cannot_be_read_has_all_read_in_full():
     bench.pass_time(60)
 
     assert [2, 2] == [len(servers(bench, one)) for one in (FIRST, LAST)]
+
+
+def taken_apart(bench):
+    """What readings were taken apart: virtual servers, and sets by name; the list grows."""
+    names = []
+    outline, reading = bench.kernel.ipvs.outline, bench.kernel.ipsets.reading
+
+    def watched_reading(name, found):
+        return Reading(found.digest, lambda: names.append(name) or found.content())
+
+    bench.kernel.ipvs.outline = lambda: ((one, watched_reading(one, found)) for one, found in outline())
+    bench.kernel.ipsets.reading = lambda name: watched_reading(name, reading(name))
+    return names
+
+
+def test_what_is_as_it_was_is_not_taken_apart_again():
+    bench = large()
+    names = taken_apart(bench)
+    bench.pass_time(59)
+    sets_of_it = {f"IPVS-AGENT-{number}-{purpose}" for number in (4, 6) for purpose in ("SERVICES", "VIPS")}
+    assert COUNT == len([name for name in names if isinstance(name, VirtualServerKey)])
+    assert sets_of_it <= {*names}
+
+    names.clear()
+    bench.pass_time(60)
+    assert [] == names
+    bench.put(endpoint_slice(f"a/s{COUNT - 1:04}", endpoints=PODS[:1])).pass_time(60)
+
+    assert [LAST] == names
+
+
+def test_what_others_undo_is_found_though_the_kernel_says_what_it_said_before():
+    bench = Bench().put(*objects(0)).put(*objects(1)).list_all().pass_time(60)
+    bench.put(endpoint_slice("a/s0001", endpoints=PODS[:1])).remove(objects(0)[0]).pass_time(10)
+    whole = bench.tables(), bench.members()
+    names = taken_apart(bench)
+    drained = RealServer(PODS[1].address, PODS[1].port)
+    member = SetMember("IPVS-AGENT-4-VIPS", FIRST.address)
+    assert [None] == bench.kernel.ipvs.apply([AddRealServer(key("10.96.1.1:80"), drained)])
+    assert [None] == bench.kernel.ipsets.apply([AddMember(member)])
+    assert whole != (bench.tables(), bench.members())
+
+    bench.pass_time(60)
+
+    assert whole == (bench.tables(), bench.members())
+    assert {key("10.96.1.1:80"), member.set_name} <= {*names}
 
 
 def servers(bench, one):
