@@ -77,6 +77,9 @@ class Ipvs(Protocol):
     def virtual_servers(self) -> list[ObservedVirtualServer]:
         """Return all virtual servers of this network namespace, in the kernel's order."""
 
+    def reading(self) -> Reading[list[ObservedVirtualServer]]:
+        """Read all virtual servers as `virtual_servers` does; counters leave the digest alone."""
+
     def virtual_server(self, key: VirtualServerKey) -> ObservedVirtualServer:
         """Return one virtual server; NotFound where there is none."""
 

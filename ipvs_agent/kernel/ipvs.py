@@ -9,7 +9,7 @@ from itertools import repeat
 
 from ipvs_agent.errors import KernelError, MissingModule
 from ipvs_agent.kernel import ipvs_outline, ipvs_replies, ipvs_requests
-from ipvs_agent.kernel.api import Outcomes, Outlined, SyncDaemon, SyncRole, Timeouts
+from ipvs_agent.kernel.api import Outcomes, Outlined, Reading, SyncDaemon, SyncRole, Timeouts
 from ipvs_agent.kernel.ipvs_errors import refused, unpackable
 from ipvs_agent.kernel.netlink import NETLINK_GENERIC, Message, NetlinkSocket, generic_family
 from ipvs_agent.model import VirtualServerKey
@@ -60,6 +60,11 @@ class NetlinkIpvs:
     def virtual_servers(self) -> list[ObservedVirtualServer]:
         """Return all virtual servers of this network namespace, in the kernel's order."""
         return [ipvs_replies.virtual_server(reply) for reply in self._dump(ipvs_requests.GET_SERVICES)]
+
+    def reading(self) -> Reading[list[ObservedVirtualServer]]:
+        """Read all virtual servers as `virtual_servers` does; counters leave the digest alone."""
+        replies = self._dump(ipvs_requests.GET_SERVICES)
+        return Reading(ipvs_replies.digest(replies), lambda: [*map(ipvs_replies.virtual_server, replies)])
 
     def virtual_server(self, key: VirtualServerKey) -> ObservedVirtualServer:
         """Return one virtual server; NotFound where there is none."""

@@ -6,6 +6,7 @@ An audit reads one for every real server; numbers are in native order, addresses
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 
 from ipvs_agent.addresses import Address, Family
 from ipvs_agent.kernel import ip_vs_h
@@ -19,8 +20,7 @@ _GENERIC_HEADER_LENGTH = 4
 _COUNTERS = range(1, 11)
 """The attributes of IPVS_STATS_ATTR_*, in the order of the fields of Counters."""
 
-_service_reader = ReplyReader(
-    _GENERIC_HEADER_LENGTH,
+_CONFIGURATION = (
     number((ip_vs_h.SERVICE, ip_vs_h.SVC_FAMILY)),
     number((ip_vs_h.SERVICE, ip_vs_h.SVC_PROTOCOL)),
     octets((ip_vs_h.SERVICE, ip_vs_h.SVC_ADDRESS)),
@@ -31,6 +31,11 @@ _service_reader = ReplyReader(
     number((ip_vs_h.SERVICE, ip_vs_h.SVC_TIMEOUT)),
     octets((ip_vs_h.SERVICE, ip_vs_h.SVC_NETMASK)),
     octets((ip_vs_h.SERVICE, ip_vs_h.SVC_PE_NAME)),
+)
+_configuration_reader = ReplyReader(_GENERIC_HEADER_LENGTH, *_CONFIGURATION)
+_service_reader = ReplyReader(
+    _GENERIC_HEADER_LENGTH,
+    *_CONFIGURATION,
     # Kernels before 4.1 have no 64-bit statistics.
     *(
         number((ip_vs_h.SERVICE, ip_vs_h.SVC_STATS64, counter), (ip_vs_h.SERVICE, ip_vs_h.SVC_STATS, counter))
@@ -80,6 +85,14 @@ _timeouts_reader = ReplyReader(
     number((ip_vs_h.TIMEOUT_TCP_FIN,)),
     number((ip_vs_h.TIMEOUT_UDP,)),
 )
+
+
+def digest(replies: Iterable[bytes]) -> int:
+    """Return another number for other virtual servers, or another order of them; counters do not matter."""
+    number = 0
+    for reply in replies:
+        number = hash((number, _configuration_reader.read(reply)))
+    return number
 
 
 def virtual_server(reply: bytes) -> ObservedVirtualServer:

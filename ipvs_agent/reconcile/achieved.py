@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 import msgspec
 
@@ -51,6 +51,14 @@ def are_alike(one: Held | None, other: Held | None) -> bool:
     return not fills_table(one.virtual_server.scheduler) or [*one.real_servers] == [*other.real_servers]
 
 
+VIRTUAL_SERVERS = "virtual servers"
+"""All virtual servers, without their real servers."""
+Confirmable = VirtualServerKey | str
+"""The real servers of a virtual server, the members of a set by its name, or VIRTUAL_SERVERS."""
+Confirmed = Mapping[Confirmable, int]
+"""Digests of what the kernel said of things when that was found to be as it had been left."""
+
+
 class Achieved:
     """Our objects in the kernel; changed by what operations did and by what was read back."""
 
@@ -66,9 +74,8 @@ class Achieved:
         self._of_mark: Counter[VirtualServerKey] = Counter()
         """How many of them lead to each virtual server by mark."""
         self._changes: set[VirtualServerKey | Vip | SetMember] | None = None
-        self.confirmed: dict[VirtualServerKey | str, int] = {}
-        """The digest of what the kernel said of a virtual server, or of a set by its name, when that was
-        found to be as it is here; those are left out that have changed here since."""
+        self.confirmed: dict[Confirmable, int] = {}
+        """What has changed here since has none."""
 
     def note_changes(self) -> None:
         """Begin to take note of what changes, for `take_changes`."""
@@ -115,6 +122,8 @@ class Achieved:
                 self.observe(operation.virtual_server.key, operation.virtual_server, {})
             case SetVirtualServer():
                 self.virtual_servers[operation.virtual_server.key].virtual_server = operation.virtual_server
+                self._note(operation.virtual_server.key)
+                self._doubt(VIRTUAL_SERVERS)
             case DeleteVirtualServer():
                 self.observe(operation.key, None, {})
             case AddVip():
@@ -133,6 +142,7 @@ class Achieved:
             self._at_address[key.address] += 1
         self._note(key)
         self._doubt(key)
+        self._doubt(VIRTUAL_SERVERS)
 
     def keys(self) -> Iterator[VirtualServerKey | Address | SetMember]:
         """Yield everything that was achieved."""
@@ -150,8 +160,8 @@ class Achieved:
         for thing in things:
             self._add(thing)
 
-    def _doubt(self, thing: VirtualServerKey | str) -> None:
-        """Take note that a virtual server or a set is to be compared again whatever is said of it."""
+    def _doubt(self, thing: Confirmable) -> None:
+        """Take note that something is to be compared again, whatever the kernel says of it."""
         if self.confirmed:  # a cold start comes by here for every real server
             self.confirmed.pop(thing, None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -20,7 +20,7 @@ from ipvs_agent.model import (
     VirtualServerKey,
 )
 from ipvs_agent.observed import ObservedRealServer
-from ipvs_agent.reconcile.achieved import Held
+from ipvs_agent.reconcile.achieved import VIRTUAL_SERVERS, Confirmed, Held
 
 SLICE = 200
 """Virtual servers whose real servers are read in one go."""
@@ -30,50 +30,82 @@ IN_FULL = 20
 """Every virtual server has its real servers read in full, and not by the outline, once in so many audits."""
 
 
+class Left(msgspec.Struct, frozen=True):
+    """How the kernel was left when an audit began."""
+
+    virtual_servers: Mapping[VirtualServerKey, VirtualServer]
+    vips: frozenset[Vip]
+    members: frozenset[SetMember]
+    in_use: frozenset[str]
+    """Sets that have any of the members."""
+    foreign: frozenset[VirtualServerKey]
+    """Virtual servers that others have made."""
+
+
 class Tables(msgspec.Struct, frozen=True):
     """Everything but the real servers."""
 
-    virtual_servers: dict[VirtualServerKey, VirtualServer]
-    """All of this network namespace, whoever made them."""
+    virtual_servers: Mapping[VirtualServerKey, VirtualServer]
+    """All of this network namespace, whoever made them; what was left, itself, where that is all."""
     vips: frozenset[Vip]
     """Addresses of the dummy interface, whoever made them, and local routes of ours."""
     members: frozenset[SetMember]
-    """Of the sets that are ours."""
+    """Of the sets that are ours; what was left, itself, where that is all."""
     node_addresses: frozenset[Address]
     digests: Mapping[str, int]
-    """Those of our sets, by name."""
+    """Those of our sets, by name, and of all virtual servers."""
 
 
 RealServers = dict[RealServerKey, RealServer]
 TableSlice = dict[VirtualServerKey, RealServers]
-Confirmed = Mapping[VirtualServerKey | str, int]
-"""Digests of what the kernel said of virtual servers, and of sets by name, that were as we left them."""
+_NOTHING: Confirmed = {}
 
 
-def read_tables(kernel: Kernel, confirmed: Confirmed, left: Iterable[SetMember]) -> Tables:
+def read_tables(kernel: Kernel, left: Left | None = None, confirmed: Confirmed = _NOTHING) -> Tables:
     """Read everything but the real servers; raise KernelError.
 
     The sets of a family that cannot be served now are read too: they say what is ours.
-    confirmed: sets that still have this digest have the members that were left there.
+    confirmed: what still has this digest is as it was left.
     """
-    virtual_servers = {
-        observed.virtual_server.key: observed.virtual_server for observed in kernel.ipvs.virtual_servers()
-    }
     digests: dict[str, int] = {}
+    return Tables(
+        _read_virtual_servers(kernel, left, confirmed, digests),
+        read_vips(kernel),
+        _read_members(kernel, left, confirmed, digests),
+        read_node_addresses(kernel),
+        digests,
+    )
+
+
+def _read_virtual_servers(
+    kernel: Kernel, left: Left | None, confirmed: Confirmed, digests: dict[str, int]
+) -> Mapping[VirtualServerKey, VirtualServer]:
+    reading = kernel.ipvs.reading()
+    digests[VIRTUAL_SERVERS] = reading.digest
+    if left is not None and confirmed.get(VIRTUAL_SERVERS) == reading.digest:
+        return left.virtual_servers
+    return {observed.virtual_server.key: observed.virtual_server for observed in reading.content()}
+
+
+def _read_members(
+    kernel: Kernel, left: Left | None, confirmed: Confirmed, digests: dict[str, int]
+) -> frozenset[SetMember]:
     members: set[SetMember] = set()
     unchanged: set[str] = set()
-    ours = {ip_set.name for family in Family for ip_set in sets.sets_of(family)}
-    for name in ours & kernel.ipsets.sets().keys():
+    present = {ip_set.name for family in Family for ip_set in sets.sets_of(family)}
+    present &= kernel.ipsets.sets().keys()
+    for name in present:
         reading = kernel.ipsets.reading(name)
         digests[name] = reading.digest
-        if confirmed.get(name) == reading.digest:
+        if left is not None and confirmed.get(name) == reading.digest:
             unchanged.add(name)
         else:
             members |= reading.content()
-    members.update(member for member in left if member.set_name in unchanged)
-    return Tables(
-        virtual_servers, read_vips(kernel), frozenset(members), read_node_addresses(kernel), digests
-    )
+    if left is not None:
+        if unchanged == present | left.in_use:
+            return left.members
+        members.update(member for member in left.members if member.set_name in unchanged)
+    return frozenset(members)
 
 
 def read_vips(kernel: Kernel) -> frozenset[Vip]:

@@ -98,7 +98,7 @@ class Audits:
         def lay_and_read() -> None:
             try:
                 ground = foundation.lay(self._background, needs, before, missing)
-                tables = audit.read_tables(self._background, confirmed, left.members if left else ())
+                tables = audit.read_tables(self._background, left, confirmed)
                 found = None if left is None else drift.find(tables, left)
             except KernelError as error:
                 self._tell(AuditFailed(error))

@@ -10,33 +10,29 @@ operation on whole sets would let no other thread run until it is done.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Set
 from typing import TypeVar
 
 import msgspec
 
 from ipvs_agent.desired import sets
-from ipvs_agent.model import SetMember, Vip, VipForm, VirtualServer, VirtualServerKey
+from ipvs_agent.model import SetMember, Vip, VipForm, VirtualServerKey
 from ipvs_agent.reconcile.achieved import Achieved
-from ipvs_agent.reconcile.audit import Tables
+from ipvs_agent.reconcile.audit import Left, Tables
 
 _Thing = TypeVar("_Thing", bound=Vip | SetMember)
-
-
-class Left(msgspec.Struct, frozen=True):
-    """How the kernel was left when an audit began."""
-
-    virtual_servers: Mapping[VirtualServerKey, VirtualServer]
-    vips: frozenset[Vip]
-    members: frozenset[SetMember]
-    foreign: frozenset[VirtualServerKey]
-    """Virtual servers that others have made."""
 
 
 def left(achieved: Achieved, foreign: Iterable[VirtualServerKey]) -> Left:
     """Return what a later look is compared with; foreign: the virtual servers of others."""
     virtual_servers = {key: held.virtual_server for key, held in achieved.virtual_servers.items()}
-    return Left(virtual_servers, frozenset(achieved.vips), frozenset(achieved.members), frozenset(foreign))
+    return Left(
+        virtual_servers,
+        frozenset(achieved.vips),
+        frozenset(achieved.members),
+        frozenset(name for name, size in achieved.sizes.items() if size),
+        frozenset(foreign),
+    )
 
 
 class Drift(msgspec.Struct, frozen=True):
@@ -46,22 +42,26 @@ class Drift(msgspec.Struct, frozen=True):
     """VIPs and members that should be there and are not."""
     extra: frozenset[Vip | SetMember]
     """VIPs and members of ours that should not be there and are."""
-    suspects: frozenset[VirtualServerKey]
+    suspects: frozenset[VirtualServerKey] = frozenset()
     """Virtual servers of ours that are missing, changed or superfluous."""
-    foreign: frozenset[VirtualServerKey]
+    foreign: frozenset[VirtualServerKey] = frozenset()
     """Virtual servers that others have made since."""
-    foreign_gone: frozenset[VirtualServerKey]
+    foreign_gone: frozenset[VirtualServerKey] = frozenset()
     """Virtual servers of others that are gone."""
 
 
 def find(tables: Tables, left: Left) -> Drift:
     """Compare the tables with how the kernel was left."""
+    lost = _missing(left.vips, tables.vips) | _missing(left.members, tables.members)
+    extra = _missing(vips_of_ours(tables), left.vips) | _missing(tables.members, left.members)
     present, held = tables.virtual_servers, left.virtual_servers
+    if present is held:
+        return Drift(lost, extra)
     unknown = frozenset(key for key in present if key not in held and key not in left.foreign)
     ours = sets.ours(unknown, itertools.chain(tables.members, left.members)) if unknown else set()
     return Drift(
-        lost=_missing(left.vips, tables.vips) | _missing(left.members, tables.members),
-        extra=_missing(vips_of_ours(tables), left.vips) | _missing(tables.members, left.members),
+        lost,
+        extra,
         suspects=frozenset(key for key in held if present.get(key) != held[key]) | ours,
         foreign=unknown - ours,
         foreign_gone=left.foreign - present.keys(),
@@ -80,6 +80,8 @@ def without(found: Drift, changes: Set[VirtualServerKey | Vip | SetMember]) -> D
 
 
 def _missing(expected: Iterable[_Thing], there: Set[_Thing]) -> frozenset[_Thing]:
+    if expected is there:
+        return frozenset()
     return frozenset(thing for thing in expected if thing not in there)
 
 

@@ -243,7 +243,7 @@ class Keeper:
             self.achieved.observe(key, found, behind)
         return not are_alike(self.achieved.virtual_servers.get(key), held)
 
-    def left(self) -> drift.Left:
+    def left(self) -> audit.Left:
         """Return how the kernel was left, for an audit."""
         self.achieved.note_changes()
         return drift.left(self.achieved, self.foreign)

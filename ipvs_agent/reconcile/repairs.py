@@ -13,7 +13,7 @@ from ipvs_agent.errors import KernelError, NotFound
 from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import ObjectName, SetMember, Vip, VirtualServerKey
 from ipvs_agent.reconcile import audit, drift
-from ipvs_agent.reconcile.achieved import Held, are_alike
+from ipvs_agent.reconcile.achieved import VIRTUAL_SERVERS, Held, are_alike
 from ipvs_agent.reconcile.audit import Tables, TableSlice
 from ipvs_agent.reconcile.claims import FOREIGN, Key
 from ipvs_agent.reconcile.keeper import Keeper
@@ -69,15 +69,12 @@ class Repairs:
     def repair(self, found: drift.Drift, digests: Mapping[str, int]) -> None:
         """Make good what others changed, real servers apart.
 
-        digests: those of the sets that were read.
+        digests: what was said of each table that was read.
         """
         changes = self._achieved.take_changes()
         found = drift.without(found, changes)
         differing = (*found.lost, *found.extra)
-        doubtful = {thing.set_name for thing in (*changes, *differing) if isinstance(thing, SetMember)}
-        self._achieved.confirmed.update(
-            (name, digest) for name, digest in digests.items() if name not in doubtful
-        )
+        self._confirm(found, changes, digests)
         changed: dict[Key, None] = {thing: None for thing in differing if isinstance(thing, SetMember)}
         vips = dict.fromkeys(thing.address for thing in differing if isinstance(thing, Vip))
         self._achieved.forget(found.lost)
@@ -96,6 +93,23 @@ class Repairs:
         self._report.drifted(len(changed))
         self._keeper.bring(changed)
         self.look_again((*suspects, *vips))  # a VIP comes back when its virtual server has
+
+    def _confirm(
+        self,
+        found: drift.Drift,
+        changes: Set[VirtualServerKey | Vip | SetMember],
+        digests: Mapping[str, int],
+    ) -> None:
+        """Take note of those tables that are as they were left, and have not been changed since."""
+        doubtful = {
+            thing.set_name for thing in (*changes, *found.lost, *found.extra) if isinstance(thing, SetMember)
+        }
+        is_changed = any(isinstance(thing, VirtualServerKey) for thing in changes)
+        if is_changed or found.suspects or found.foreign or found.foreign_gone:
+            doubtful.add(VIRTUAL_SERVERS)
+        self._achieved.confirmed.update(
+            (name, digest) for name, digest in digests.items() if name not in doubtful
+        )
 
     def repair_vips(self, found: Set[Vip]) -> None:
         """Make good what went with the interface."""

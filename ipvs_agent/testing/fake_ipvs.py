@@ -249,6 +249,12 @@ class FakeIpvs:
         ordered = sorted(newest_first, key=lambda entry: entry.configuration.key.mark > 0)
         return [ObservedVirtualServer(entry.configuration, entry.counters) for entry in ordered]
 
+    def reading(self) -> Reading[list[ObservedVirtualServer]]:
+        """Read all virtual servers as `virtual_servers` does; counters leave the digest alone."""
+        found = self.virtual_servers()
+        digest = hash(tuple(observed.virtual_server for observed in found))
+        return Reading(digest, functools.partial(list, found))
+
     def virtual_server(self, key: VirtualServerKey) -> ObservedVirtualServer:
         """Return one virtual server; NotFound where there is none."""
         entry = self._entry(key, f"virtual server {key}")

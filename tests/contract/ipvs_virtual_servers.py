@@ -9,7 +9,7 @@ from ipvs_agent import errors
 from ipvs_agent.addresses import Family
 from ipvs_agent.model import FULL_NETMASK, Protocol, RealServer, ServiceFlags, VirtualServer
 from ipvs_agent.observed import ObservedVirtualServer
-from ipvs_agent.operations import AddVirtualServer, DeleteVirtualServer, SetVirtualServer
+from ipvs_agent.operations import AddRealServer, AddVirtualServer, DeleteVirtualServer, SetVirtualServer
 from tests.contract.ipvs_tables import KEY, KEY6, KEYS, MARK, MARK6, POD, add, configured, kinds
 
 
@@ -84,6 +84,23 @@ class VirtualServersContract:
         ipvs.apply([AddVirtualServer(VirtualServer(KEY, ""))])
 
         assert ipvs.virtual_server(KEY).virtual_server == VirtualServer(KEY, "")
+
+    def test_a_reading_has_another_digest_where_virtual_servers_have_changed(self, ipvs):
+        def digest_after(*operations):
+            assert {None} >= {*ipvs.apply(operations)}
+            return ipvs.reading().digest
+
+        first, second = VirtualServer(KEY, "rr"), VirtualServer(KEY6, "rr")
+        empty = digest_after()
+        one = digest_after(AddVirtualServer(first))
+        again = digest_after(AddRealServer(KEY, RealServer(POD, 80)))
+        both = digest_after(AddVirtualServer(second))
+        other = digest_after(SetVirtualServer(VirtualServer(KEY, "rr", ServiceFlags.ONE_PACKET)))
+        without = digest_after(SetVirtualServer(first), DeleteVirtualServer(KEY6))
+
+        assert one == again == without
+        assert 4 == len({empty, one, both, other})
+        assert ipvs.virtual_servers() == ipvs.reading().content()
 
     @pytest.mark.parametrize("key", KEYS)
     def test_a_change_replaces_the_whole_configuration(self, ipvs, key):

@@ -17,6 +17,7 @@ from ipvs_agent.operations import (
     DeleteVip,
     DeleteVirtualServer,
     SetRealServer,
+    SetVirtualServer,
 )
 from ipvs_agent.reconcile import audit, foundation
 from ipvs_agent.reconcile.messages import AddressesChanged
@@ -144,12 +145,14 @@ def test_an_outline_that_cannot_be_read_has_all_read_in_full():
 def taken_apart(bench):
     """What readings were taken apart: virtual servers, and sets by name; the list grows."""
     names = []
-    outline, reading = bench.kernel.ipvs.outline, bench.kernel.ipsets.reading
+    outline, everybody = bench.kernel.ipvs.outline, bench.kernel.ipvs.reading
+    reading = bench.kernel.ipsets.reading
 
     def watched_reading(name, found):
         return Reading(found.digest, lambda: names.append(name) or found.content())
 
     bench.kernel.ipvs.outline = lambda: ((one, watched_reading(one, found)) for one, found in outline())
+    bench.kernel.ipvs.reading = lambda: watched_reading("virtual servers", everybody())
     bench.kernel.ipsets.reading = lambda name: watched_reading(name, reading(name))
     return names
 
@@ -160,7 +163,7 @@ def test_what_is_as_it_was_is_not_taken_apart_again():
     bench.pass_time(59)
     sets_of_it = {f"IPVS-AGENT-{number}-{purpose}" for number in (4, 6) for purpose in ("SERVICES", "VIPS")}
     assert COUNT == len([name for name in names if isinstance(name, VirtualServerKey)])
-    assert sets_of_it <= {*names}
+    assert {"virtual servers", *sets_of_it} <= {*names}
 
     names.clear()
     bench.pass_time(60)
@@ -185,6 +188,18 @@ def test_what_others_undo_is_found_though_the_kernel_says_what_it_said_before():
 
     assert whole == (bench.tables(), bench.members())
     assert {key("10.96.1.1:80"), member.set_name} <= {*names}
+
+
+def test_a_scheduler_that_others_set_back_is_found_though_the_kernel_says_what_it_said_before():
+    bench = Bench().put(*objects(0)).list_all().pass_time(60)
+    (before,) = bench.kernel.ipvs.virtual_servers()
+    chosen = service("a/s0000", port(cluster_ip="10.96.1.0"), annotations={"ipvs-agent.io/scheduler": "lc"})
+    bench.put(chosen).pass_time(10)
+    assert [None] == bench.kernel.ipvs.apply([SetVirtualServer(before.virtual_server)])
+
+    bench.pass_time(60)
+
+    assert ["lc"] == [found.virtual_server.scheduler for found in bench.kernel.ipvs.virtual_servers()]
 
 
 def servers(bench, one):
