@@ -86,9 +86,9 @@ class Node:
 
     def wait_for_answer(self, client, protocol, address, port):
         """Wait until somebody answers, and return the answer."""
-        # What is lost before anybody listens must not be sent again, as TCP does after a second: whoever gets
-        # it then has half a connection.
-        return self.agent.wait_for(lambda: self.ask(client, protocol, address, port, timeout=0.5), PATIENCE)
+        # Between the times at which TCP asks again, which are 1 and 3 seconds: what is sent to somebody who
+        # begins to listen just then is not given up, and leaves no half of a connection behind.
+        return self.agent.wait_for(lambda: self.ask(client, protocol, address, port, timeout=2.0), PATIENCE)
 
     def pods(self, names, client, address, port=80):
         """Ask eight times, and on until all of these pods have answered; return all that did.
@@ -123,6 +123,13 @@ class Node:
         for tool in ("iptables-save", "ip6tables-save"):
             found += [line for line in self.run(tool).splitlines() if "IPVS-AGENT-" in line]
         return found
+
+
+@pytest.fixture
+def in_background():
+    """Have something of tools/lab/asking.py work until the test ends, however that is."""
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context
 
 
 @pytest.fixture

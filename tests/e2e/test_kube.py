@@ -85,7 +85,7 @@ def web_slices(lab, pods):
 
 
 @pytest.mark.timeout(600)
-def test_create_change_outage_and_delete(node, lab, api, agent_log):
+def test_create_change_outage_and_delete(node, lab, api, agent_log, in_background):
     service = objects.service(
         "web",
         (VIP, VIP6),
@@ -105,7 +105,7 @@ def test_create_change_outage_and_delete(node, lab, api, agent_log):
     for client, address, *port in asked:
         node.wait_for(lambda c=client, a=address, p=port: node.pods(ALL, c, a, *p) == ALL)
 
-    asking = [Asking(lab.client, VIP), Asking(lab.a, VIP6)]
+    asking = [in_background(Asking(*where)) for where in ((lab.client, VIP), (lab.a, VIP6))]
     for one in web_slices(lab, lab.pods[:2]):
         api.patch(one, {"endpoints": one["endpoints"]})
     node.wait_for(lambda: node.pods({"a", "b"}, lab.client, VIP) == {"a", "b"})

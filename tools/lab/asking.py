@@ -6,13 +6,17 @@ import selectors
 import socket
 import threading
 import time
+from typing import Self
 
 from tools.lab import talk
 from tools.lab.network import Host
 
 
 class _InBackground:
-    """Works in a thread of its own, from now until end(); what it needs must be there before."""
+    """Works in a thread of its own, from now until end(); what it needs must be there before.
+
+    As a context manager it ends with the block at the latest.
+    """
 
     def __init__(self, name: str) -> None:
         self._is_ending = threading.Event()
@@ -20,12 +24,21 @@ class _InBackground:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop()
+
     def end(self) -> None:
         """Have the work end, and wait for that; raise what ended it before."""
-        self._is_ending.set()
-        self._thread.join()
+        self._stop()
         if self._fault is not None:
             raise self._fault
+
+    def _stop(self) -> None:
+        self._is_ending.set()
+        self._thread.join()
 
     def _run(self) -> None:
         try:

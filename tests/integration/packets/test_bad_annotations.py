@@ -134,13 +134,17 @@ def node(lab, tmp_path_factory, asking):
     node = Node(lab, tmp_path_factory.mktemp("node"))
     node.put(*neighbours(lab))
     with running(node):
-        for family in (4, 6):
-            node.wait_for_answer(lab.client, talk.TCP, NEIGHBOURS[0].cluster_ip(family), 80)
-            asking.append(Asking(lab.client, NEIGHBOURS[0].cluster_ip(family)))
         try:
+            for family in (4, 6):
+                node.wait_for_answer(lab.client, talk.TCP, NEIGHBOURS[0].cluster_ip(family), 80)
+                asking.append(Asking(lab.client, NEIGHBOURS[0].cluster_ip(family)))
             node.put(*services(lab, bad=True), file="bad.json")
             node.wait_for(lambda: all(said(node, number) for number in range(len(CASES))))
-            node.wait_for(lambda: len(crowd.weights(node)) == 2 * len(NEIGHBOURS + STOCK))
+            everybody = [3] * 2 * len(NEIGHBOURS + STOCK)
+            node.wait_for(lambda: everybody == [len(one) for one in crowd.weights(node).values()])
+            for stock in (NEIGHBOURS[-1], STOCK[-1]):
+                for family in (4, 6):
+                    node.wait_for_answer(lab.client, talk.TCP, stock.cluster_ip(family), 80)
         finally:
             for one in asking:
                 one.end()

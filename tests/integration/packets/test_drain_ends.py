@@ -99,7 +99,7 @@ def connections(node, pod):
 
 def test_a_drained_pod_is_gone_ten_seconds_after_its_last_connection(node, lab, serve):
     """In which time the kernel still counts the connection, as one that is not active."""
-    for _ in range(3):  # a busy machine may be slow once
+    for _ in range(5):  # a busy machine may be slow
         connection = connected(lab, 4, "b")
         serve(lab.a, lab.c)
         time.sleep(12)
@@ -117,22 +117,21 @@ def test_a_drained_pod_is_gone_ten_seconds_after_its_last_connection(node, lab, 
 
 
 def test_a_service_without_active_connections_is_gone_within_five_seconds(node, lab, serve):
-    for _ in range(5):  # a busy machine may be slow, and a packet come late
+    for _ in range(8):  # a busy machine may be slow
         assert {"a", "b", "c"} == node.pods({"a", "b", "c"}, lab.client, STOCK.cluster_ip(4))
+        time.sleep(2.5)  # the kernel counts a packet up to two seconds late
         node.put()
-        seconds_until(
-            lambda: taking(node) == [set(), set()]
-        )  # the agent hears of a manifest up to a second late
-        # Closed connections are still counted.
-        assert {0} == set(weights(node, 4).values())
+        # The agent hears of a manifest up to a second late.
+        seconds_until(lambda: taking(node) == [set(), set()])
+        still_counted = set(weights(node, 4).values())  # though they are closed
         seconds = seconds_until(lambda: node.virtual_servers() == [])
-        if seconds < 5:
+        if still_counted == {0} and seconds < 5:
             break
         serve(*lab.pods)
 
-    assert seconds < 5
-    assert STOCK.cluster_ip(4) not in node.run("ip", "addr", "show", "dev", "kube-ipvs0")
-    assert STOCK.cluster_ip(4) not in node.run("ipset", "save")
+    assert ({0}, True) == (still_counted, seconds < 5)
+    node.wait_for(lambda: STOCK.cluster_ip(4) not in node.run("ip", "addr", "show", "dev", "kube-ipvs0"))
+    node.wait_for(lambda: STOCK.cluster_ip(4) not in node.run("ipset", "save"))
 
 
 @pytest.fixture
@@ -143,19 +142,21 @@ def streaming(lab):
     listener.listen()
 
     def stream():
-        connection, _ = listener.accept()
-        with connection, contextlib.suppress(OSError):
-            while connection.recv(512):
-                pass
-            for _ in range(30):
-                connection.sendall(b"more\n")
-                time.sleep(0.5)
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                while connection.recv(512):
+                    pass
+                for _ in range(30):
+                    connection.sendall(b"more\n")
+                    time.sleep(0.5)
 
     thread = threading.Thread(target=stream, daemon=True)
     thread.start()
     with listener:
         yield
-    thread.join()
+        listener.shutdown(socket.SHUT_RDWR)  # a test that failed may not have come to connect
+        thread.join()
 
 
 @pytest.fixture(params=["1", "0"], ids=["packets are counted", "no packets are counted"])

@@ -62,7 +62,7 @@ def ranges(family, number, asker):
 
 @families
 @pytest.mark.timeout(900)
-def test_a_set_grows_and_no_packet_sees_it_half_filled(lab, tmp_path, family):
+def test_a_set_grows_and_no_packet_sees_it_half_filled(lab, tmp_path, in_background, family):
     """Pod a reaches itself only by a member of HAIRPIN, and the client the restricted address by ALLOWED."""
     hairpin, allowed = f"IPVS-AGENT-{family}-HAIRPIN", f"IPVS-AGENT-{family}-ALLOWED"
     to_itself, restricted = HAIRPIN.cluster_ip(family), RANGED.balancer(family)
@@ -77,7 +77,7 @@ def test_a_set_grows_and_no_packet_sees_it_half_filled(lab, tmp_path, family):
         node.wait_for_answer(lab.client, talk.TCP, restricted, 80)
         node.wait_for_answer(lab.a, talk.TCP, to_itself, 80)
         assert [DEFAULT, DEFAULT] == [maximum(node, name) for name in (hairpin, allowed)]
-        asking = [Asking(lab.a, to_itself), Asking(lab.client, restricted)]
+        asking = [in_background(Asking(*where)) for where in ((lab.a, to_itself), (lab.client, restricted))]
 
         node.put(*many_endpoints(family), file="many.json")
         node.wait_for(lambda: count(node, hairpin) > MANY)

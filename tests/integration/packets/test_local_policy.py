@@ -186,6 +186,10 @@ class TestChanges:
         with connected(lab.client, address, "a") as outside, connected(lab.b, address, "a") as inside:
             node.put(*DRAINED.objects(lab, [lab.c], **local), file="drained.json")
             node.wait_for(lambda: is_silent(node, client(lab, "client"), talk.TCP, address, 80))
+            # Those outside are told first, and a machine that stands still is as silent.
+            everybody = (node, client(lab, "b"), talk.TCP, address, 80, {"c"})
+            node.wait_for(lambda: {"c"} == pods(*everybody, at_least=4))
+            assert is_silent(node, client(lab, "client"), talk.TCP, address, 80)
             for _ in range(3):
                 assert "c" == ask(node, client(lab, "b"), talk.TCP, address, 80).name
                 assert ["a", "a"] == [talk.ask_on(held).name for held in (outside, inside)]

@@ -61,7 +61,7 @@ def are_marked(node, lab, stocks):
 
 
 @pytest.mark.long
-def test_marks_stay_with_their_services_over_a_death(node, lab, agent_log):
+def test_marks_stay_with_their_services_over_a_death(node, lab, agent_log, in_background):
     """Pod c is elsewhere: whoever inside hears of it by these addresses was served by mark."""
     node.put(node_object(lab), file="node.json")
     node.put(*served(lab, (*KEPT, GONE), "c"))
@@ -73,7 +73,7 @@ def test_marks_stay_with_their_services_over_a_death(node, lab, agent_log):
             node.wait_for_answer(lab.b, talk.TCP, stock.balancer(family), 80)
     # From a host of its own: where a client uses a port for two addresses that lead to the same real server,
     # IPVS takes the answers to one for those to the other.
-    asking = [Asking(lab.b, KEPT[0].balancer(family)) for family in (4, 6)]
+    asking = [in_background(Asking(lab.b, KEPT[0].balancer(family))) for family in (4, 6)]
     with contextlib.ExitStack() as stack:
         held = [
             stack.enter_context(talk.connect(host.namespace, talk.TCP, stock.balancer(family), 80))

@@ -99,7 +99,9 @@ def foreign(node):
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_ten_deaths_lose_no_request_and_touch_nothing_of_others(node, lab, web, foreign, agent_log):
+def test_ten_deaths_lose_no_request_and_touch_nothing_of_others(
+    node, lab, web, foreign, agent_log, in_background
+):
     """SIGKILL and SIGTERM come at any moment of start, sync or rest, while pod b is taken out and put back.
 
     Every other one of each meets an agent that has worked, however slow this machine is.
@@ -110,7 +112,9 @@ def test_ten_deaths_lose_no_request_and_touch_nothing_of_others(node, lab, web, 
     began = time.monotonic()
     started(node, agent_log)
     longest = time.monotonic() - began + 2  # about half the kills meet agents that do not serve yet
-    asking = [Asking(lab.a, VIP), Asking(lab.client, VIP), Asking(lab.client, VIP6)]
+    asking = [
+        in_background(Asking(*where)) for where in ((lab.a, VIP), (lab.client, VIP), (lab.client, VIP6))
+    ]
     manifests = itertools.cycle([serving(lab.a, lab.c), web])
     chance = random.Random(10)
     for number in range(10):

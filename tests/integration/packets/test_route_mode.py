@@ -150,7 +150,7 @@ class TestRouteMode:
             for address in services.VIPS.values():
                 assert node.ask(lab.node, talk.TCP, address, 80)
 
-    def test_the_nodes_primary_addresses_are_replaced_and_no_datagram_is_lost(self, node, lab):
+    def test_the_nodes_primary_addresses_are_replaced_and_no_datagram_is_lost(self, node, lab, in_background):
         """Node and pod dial VIPs all the while, whose routes name no address that could go."""
         before = node.vip_routes()
         vips = [HERE.balancer(family) for family in (4, 6)]
@@ -160,7 +160,7 @@ class TestRouteMode:
         promote = Path("/proc/sys/net/ipv4/conf/eth0/promote_secondaries")
         with talk.inside(lab.node.namespace):
             promote.write_text("1")  # the second address becomes the first, and does not go with it
-        askers = [Datagrams(host, vip) for host in (lab.node, lab.b) for vip in vips]
+        askers = [in_background(Datagrams(host, vip)) for host in (lab.node, lab.b) for vip in vips]
         for gone, come in ((old, new), (new, old)):
             at = [asker.answered for asker in askers]
             for address, prefix in zip(come, ("/24", "/64"), strict=True):

@@ -23,7 +23,7 @@ ROUTES, ADDRESSES = ("--vip-mode", "routes"), ("--vip-mode", "addresses")
     ("before", "after"),
     [pytest.param(ADDRESSES, ROUTES, id="to routes"), pytest.param(ROUTES, ADDRESSES, id="to addresses")],
 )
-def test_a_move_loses_nothing(node, lab, before, after):
+def test_a_move_loses_nothing(node, lab, in_background, before, after):
     """Clients of all kinds ask without pause, others hold a connection, while the VIPs move there."""
     node.put(*services.web(lab))
     vips = set(services.VIPS.values())
@@ -39,7 +39,11 @@ def test_a_move_loses_nothing(node, lab, before, after):
         for host in (lab.client, lab.a, lab.node)
         for address in sorted(vips)
     ]
-    asking = [Asking(host, address) for host in (lab.client, lab.a, lab.node) for address in sorted(vips)]
+    asking = [
+        in_background(Asking(host, address))
+        for host in (lab.client, lab.a, lab.node)
+        for address in sorted(vips)
+    ]
     node.wait_for(lambda: all(one.pods for one in asking))
     node.agent.end()
 
@@ -70,10 +74,12 @@ def crowd(lab, count):
 @contextlib.contextmanager
 def datagrams(lab):
     """Have clients of all kinds send without pause; at the end none of what they sent may be lost."""
-    askers = [Datagrams(host, vip) for host in (lab.client, lab.a, lab.node) for vip in VIPS]
-    yield askers
-    for asker in askers:
-        asker.end()
+    with contextlib.ExitStack() as stack:
+        hosts = (lab.client, lab.a, lab.node)
+        askers = [stack.enter_context(Datagrams(host, vip)) for host in hosts for vip in VIPS]
+        yield askers
+        for asker in askers:
+            asker.end()
     assert [[]] * len(askers) == [asker.failures for asker in askers]
 
 
