@@ -81,7 +81,8 @@ class Audits:
 
         before: what was laid last.
         """
-        if self._keeper.rebuilds.holds_expiry:  # which laying the foundation would end
+        rebuilds = self._keeper.rebuilds
+        if rebuilds.holds_expiry or rebuilds.is_kept_waiting:  # laying the foundation would end the former
             self._timers.add(self._clock() + _FOUNDATION_WAITS, AuditDue())
             return
         if self._is_under_way:

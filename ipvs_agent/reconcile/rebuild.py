@@ -165,6 +165,8 @@ class Rebuilds:
         self._report = report
         self._clock = clock
         self._spells: dict[VirtualServerKey, _Spell] = {}
+        self.is_kept_waiting = False
+        """Whether something was to begin, and somebody else was at work on the kernel's settings then."""
         self._held_since: float | None = None
         """Since when no flow expires."""
         self._released = 0.0
@@ -224,7 +226,7 @@ class Rebuilds:
             self._begin(now, may_begin=may_begin)
         elif self._are_any_away() and now < self._held_since + _AWAY:
             self._plan(now + _LOOK)
-        elif next(self._due(now), None) is None or now >= self._held_since + _PATIENCE:
+        elif next(self._due(now), None) is None or (self._moved and now >= self._held_since + _PATIENCE):
             self.release()
         elif now < self._held_since + _SETTLING:
             self._plan(self._held_since + _SETTLING)
@@ -250,11 +252,13 @@ class Rebuilds:
 
     def _begin(self, now: float, *, may_begin: bool) -> None:
         """Have flows not expire, if something is due and they have done so for long enough."""
+        self.is_kept_waiting = False
         if not self._spells:
             return
         if now < self._next_due():
             self._plan(self._next_due())
         elif not may_begin:
+            self.is_kept_waiting = True
             self._plan(now + _SETTLING)
         elif self._let_expire(False):
             self._held_since = now

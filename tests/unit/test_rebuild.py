@@ -685,6 +685,44 @@ def test_the_end_of_expiry_waits_for_the_foundation():
     assert addresses(A, B, C) == order(bench)
 
 
+@pytest.mark.parametrize("moment", [0.0, 0.1, 0.2, 0.3, 0.4])
+def test_audits_that_take_nearly_all_of_their_period_do_not_keep_it_waiting(moment):
+    bench = serving(B, C, sync_period=1.0)
+    jobs = []
+
+    def submit(job):
+        jobs.append((bench.now + (0.9 if bench.reconciler._audits.is_laying else 0.0), job))
+
+    bench.worker.submit = submit
+
+    def pass_time(seconds):
+        for _ in range(round(seconds / 0.05)):
+            bench.now += 0.05
+            while jobs and jobs[0][0] <= bench.now:
+                jobs.pop(0)[1]()
+                bench.settle()
+            bench.settle()
+
+    pass_time(3 + moment)
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    pass_time(10)
+
+    assert addresses(A, B, C) == order(bench)
+    assert "1" == bench.inner.sysctls.values[EXPIRE]
+
+
+def test_a_loop_that_comes_late_moves_something_all_the_same():
+    bench = serving(B, C)
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    bench.now += 2
+    bench.settle()
+    assert "0" == bench.inner.sysctls.values[EXPIRE]
+    bench.now += 3
+    bench.settle()
+
+    assert addresses(A, B, C) == order(bench)
+
+
 def test_an_agent_that_ends_lets_flows_expire():
     bench = serving(B, C)
     bench.put(endpoint_slice(endpoints=[A, B, C]))
