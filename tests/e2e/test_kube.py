@@ -170,19 +170,23 @@ def test_an_annotation_that_makes_no_sense_is_one_event_of_all_agents(node, lab,
     text = "metadata.annotations[ipvs-agent.io/scheduler]: 'wr' is not a scheduler; did you mean wrr?"
     node.wait_for(lambda: text in agent_log())
     node.wait_for(lambda: text in neighbour.read_text())
-    time.sleep(5)  # time for another one
 
-    events = api.get("/apis/events.k8s.io/v1/namespaces/default/events")["items"]
-    # The API server tells of Services, too, when it repairs their addresses.
-    ours = [one for one in events if one["reportingController"] == "ipvs-agent"]
-    assert [("Warning", "Invalid", text)] == [
-        (one["type"], one["reason"], one["note"]) for one in ours if one["regarding"]["name"] == "web"
-    ]
+    def told():
+        events = api.get("/apis/events.k8s.io/v1/namespaces/default/events")["items"]
+        # The API server tells of Services, too, when it repairs their addresses.
+        ours = [one for one in events if one["reportingController"] == "ipvs-agent"]
+        return [
+            (one["type"], one["reason"], one["note"]) for one in ours if one["regarding"]["name"] == "web"
+        ]
+
+    node.wait_for(lambda: told() != [])
+    time.sleep(5)  # time for another one
+    assert [("Warning", "Invalid", text)] == told()
     assert f"default/web: {text}" in node.agent.command("status", "-o", "wide")
     assert f"-A -t {VIP}:80 -s rr" in node.virtual_servers()
     api.patch(web, {"metadata": {"annotations": {"ipvs-agent.io/scheduler": "wrr"}}})
     node.wait_for(lambda: f"-A -t {VIP}:80 -s wrr" in node.virtual_servers())
-    assert text not in node.agent.command("status", "-o", "wide")
+    node.wait_for(lambda: text not in node.agent.command("status", "-o", "wide"))
     for thing in (web, behind):
         api.delete(thing)
 

@@ -58,6 +58,8 @@ class Told:
 @pytest.fixture
 def interface(namespace):
     ip("link", "add", "eth7", "type", "dummy")
+    # Its link-local address would come some time after it is up, and be told of.
+    ip("link", "set", "eth7", "addrgenmode", "none")
     ip("link", "set", "eth7", "up")
 
 
@@ -151,6 +153,10 @@ def test_vips_are_not_told_of(interface, told, lost, node_addresses, vips, is_th
     events.start()
 
     vips.ensure_link()
+    deadline = time.monotonic() + DEADLINE
+    while not events._vip_link:  # until it has heard of the interface, it hears of all that happens there
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     vips.apply([AddVip(vip) for vip in VIPS])
     vips.apply([DeleteVip(vip) for vip in VIPS[:100]])
     vips.remove_link()
@@ -223,11 +229,14 @@ def test_what_becomes_of_it_otherwise_is_no_loss(events, told, lost, vips, node_
 
 
 def test_it_ends_at_once(events):
-    begin = time.monotonic()
-    AddressEvents(lambda: None, lambda: None).stop()
-    other = AddressEvents(lambda: None, lambda: None)
-    other.start()
-    other.stop()
+    for _ in range(5):  # a busy machine may stand still for a moment
+        begin = time.monotonic()
+        AddressEvents(lambda: None, lambda: None).stop()
+        other = AddressEvents(lambda: None, lambda: None)
+        other.start()
+        other.stop()
+        if (seconds := time.monotonic() - begin) < 1:
+            break
 
-    assert time.monotonic() - begin < 1
+    assert seconds < 1
     assert 1 == sum(thread.name == "address-events" for thread in threading.enumerate())

@@ -78,14 +78,14 @@ class Agent:
         return done.stdout
 
     def wait_for(self, attempt: Callable[[], T], timeout: float = 120.0) -> T:
-        """Return what an attempt returns, as soon as it raises no OSError or AssertionError."""
+        """Return what an attempt returns, as soon as no assertion, request or command fails in it."""
         deadline = time.monotonic() + timeout
         while True:
             if self._process is not None and self._process.poll() is not None:
                 raise RuntimeError(f"the agent ended with status {self._process.returncode}")
             try:
                 return attempt()
-            except (OSError, AssertionError):
+            except (OSError, AssertionError, subprocess.CalledProcessError):
                 if time.monotonic() > deadline:
                     raise
             time.sleep(0.1)

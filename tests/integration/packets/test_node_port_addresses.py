@@ -57,6 +57,8 @@ def test_health_checks_are_answered_at_the_chosen_addresses(lab, tmp_path):
         for address in chosen:
             node.wait_for(lambda address=address: b"HTTP/1.0 200 OK" == status_line(lab, "a", address))
         for address in (*others, WEB.balancer(4), WEB.balancer(6)):
-            assert is_refused(node, client(lab, "a"), talk.TCP, address, HEALTH)
+            node.wait_for(
+                lambda address=address: is_refused(node, client(lab, "a"), talk.TCP, address, HEALTH)
+            )
         with has_address(node, ADDED[4]):
             node.wait_for(lambda: b"HTTP/1.0 200 OK" == status_line(lab, "client", ADDED[4]))

@@ -117,7 +117,8 @@ def test_connections_with_data_flowing_outlive_a_new_order(node, lab, pods, agen
                     lambda family=family, ports=ports: listed(node, family) == canonical(pods, ports, family)
                 )
             rounds = flowing.rounds
-            node.wait_for(lambda rounds=rounds: flowing.rounds > rounds + 2)
+            node.wait_for(lambda rounds=rounds: flowing.failures or flowing.rounds > rounds + 2)
+            assert [] == flowing.failures
         node.wait_for(lambda: node.run("cat", "/proc/sys/net/ipv4/vs/expire_nodest_conn") == "1\n")
 
     assert [] == flowing.failures

@@ -52,6 +52,12 @@ def stock_node(lab, tmp_path_factory):
         yield node
 
 
+@pytest.fixture(scope="module")
+def routes(stock_node):
+    """All of its routes, once they are there."""
+    return stock_node.vip_routes()
+
+
 class TestReachability(services.TestReachability):
     """All that a cluster IP and a NodePort do as an address."""
 
@@ -62,7 +68,8 @@ class TestReachability(services.TestReachability):
 
 class TestRouteMode:
     @pytest.fixture
-    def node(self, stock_node):
+    def node(self, stock_node, routes):
+        stock_node.wait_for(lambda: routes == stock_node.vip_routes())
         return stock_node
 
     def test_there_are_no_addresses(self, node):
