@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
 from ipvs_agent.addresses import Family
-from ipvs_agent.model import RealServer, VirtualServer
+from ipvs_agent.model import RealServer, VirtualServer, VirtualServerKey
 
 EVERY_BIT = 0xFFFFFFFF
 """Of a packet's mark."""
@@ -53,6 +55,19 @@ class ObservedRealServer(msgspec.Struct, frozen=True, gc=False):
     persistent: int = 0
     """Persistence templates."""
     counters: Counters = Counters()
+
+
+class Outlined(NamedTuple):
+    """What the kernel's own listing says of a virtual server by address, in /proc/net/ip_vs."""
+
+    key: VirtualServerKey
+    lines: list[str]
+    """Those of its real servers, newest first: `  -> 0AF4010B:1F90      Masq    1      0          0`."""
+    digest: int
+    """Another number for other real servers, for comparisons within this process; numbers of connections do
+    not matter."""
+    real_servers: Callable[[], list[ObservedRealServer]]
+    """Take the lines apart; what they do not say is 0."""
 
 
 class Hook(enum.IntEnum):

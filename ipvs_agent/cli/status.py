@@ -7,16 +7,19 @@ import contextlib
 import functools
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ipvs_agent.addresses import Family, parse_address, split_endpoint
 from ipvs_agent.errors import ConfigError, MissingModule, NotFound
 from ipvs_agent.kernel.api import Ipvs
 from ipvs_agent.kernel.ipvs import NetlinkIpvs
 from ipvs_agent.model import Protocol, VirtualServerKey, address_key, mark_key
-from ipvs_agent.serve import notes as notes_file
-from ipvs_agent.status import FORMATS, as_json, notes, text
-from ipvs_agent.status.listing import Listing
+from ipvs_agent.status import FORMATS, text
 from ipvs_agent.status.text import Format
+
+# What only -o needs is imported there: it takes a good part of the time of a listing like ipvsadm's.
+if TYPE_CHECKING:
+    from ipvs_agent.status.notes import Notes
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -81,11 +84,15 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"ipvs-agent: {error}", file=sys.stderr)
         return 2
     if arguments.output == "wide":
+        from ipvs_agent.status import notes  # noqa: PLC0415
+
         sys.stdout.write(notes.render(_notes() or {}))
     return 0
 
 
-def _notes() -> notes.Notes | None:
+def _notes() -> Notes | None:
+    from ipvs_agent.serve import notes as notes_file  # noqa: PLC0415
+
     try:
         return notes_file.read(notes_file.PATH)
     except notes_file.NotesError as error:
@@ -98,7 +105,7 @@ def _text(ipvs: Ipvs, key: VirtualServerKey | None, form: Format) -> Iterator[st
     if key is not None:
         return text.render(form, [(ipvs.virtual_server(key), text.block(form, ipvs.real_servers(key)))], None)
     virtual_servers = ipvs.virtual_servers()
-    blocks = {outlined: text.block(form, reading.content()) for outlined, reading in ipvs.outline()}
+    blocks = {outlined.key: text.block_of(form, outlined) for outlined in ipvs.outline()}
     rest = [one for observed in virtual_servers if (one := observed.virtual_server.key) not in blocks]
     blocks.update((one, text.block(form, ipvs.real_servers(one))) for one in rest)
     entries = ((observed, blocks[observed.virtual_server.key]) for observed in virtual_servers)
@@ -107,6 +114,9 @@ def _text(ipvs: Ipvs, key: VirtualServerKey | None, form: Format) -> Iterator[st
 
 def _json(ipvs: Ipvs, key: VirtualServerKey | None) -> Iterator[str]:
     """Yield a listing as JSON: of one virtual server, or of all with what the agent does not serve."""
+    from ipvs_agent.status import as_json  # noqa: PLC0415
+    from ipvs_agent.status.listing import Listing  # noqa: PLC0415
+
     if key is not None:
         listing = Listing([(ipvs.virtual_server(key), ipvs.real_servers(key))])
     else:

@@ -19,7 +19,7 @@ import msgspec
 from ipvs_agent.addresses import Address, Family
 from ipvs_agent.errors import KernelError
 from ipvs_agent.model import IpSet, SetMember, VirtualServerKey
-from ipvs_agent.observed import IpvsInfo, NativeChain, ObservedRealServer, ObservedVirtualServer
+from ipvs_agent.observed import IpvsInfo, NativeChain, ObservedRealServer, ObservedVirtualServer, Outlined
 from ipvs_agent.operations import IpvsOperation, SetOperation, VipOperation
 
 Outcomes = list[KernelError | None]
@@ -62,10 +62,6 @@ class SyncDaemon(msgspec.Struct, frozen=True):
     group: Address | None = None
     port: int = 0
     ttl: int = 0
-
-
-Outlined = tuple[VirtualServerKey, Reading[list[ObservedRealServer]]]
-"""A virtual server by address, and its real servers, newest first; connections leave the digest alone."""
 
 
 class Ipvs(Protocol):

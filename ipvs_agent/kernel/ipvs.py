@@ -9,11 +9,11 @@ from itertools import repeat
 
 from ipvs_agent.errors import KernelError, MissingModule
 from ipvs_agent.kernel import ipvs_outline, ipvs_replies, ipvs_requests
-from ipvs_agent.kernel.api import Outcomes, Outlined, Reading, SyncDaemon, SyncRole, Timeouts
+from ipvs_agent.kernel.api import Outcomes, Reading, SyncDaemon, SyncRole, Timeouts
 from ipvs_agent.kernel.ipvs_errors import refused, unpackable
 from ipvs_agent.kernel.netlink import NETLINK_GENERIC, Message, NetlinkSocket, generic_family
 from ipvs_agent.model import VirtualServerKey
-from ipvs_agent.observed import IpvsInfo, ObservedRealServer, ObservedVirtualServer
+from ipvs_agent.observed import IpvsInfo, ObservedRealServer, ObservedVirtualServer, Outlined
 from ipvs_agent.operations import IpvsOperation
 
 _DUMPS = 200
@@ -95,7 +95,7 @@ class NetlinkIpvs:
         Those of the network namespace of the thread that begins to iterate.
         """
         try:
-            with open(ipvs_outline.PATH, "rb", ipvs_outline.BUFFER) as lines:
+            with open(ipvs_outline.PATH, encoding="ascii", buffering=ipvs_outline.BUFFER) as lines:
                 yield from ipvs_outline.read(lines)
         except OSError as error:
             raise KernelError(f"{ipvs_outline.PATH}: {error.strerror}", error.errno or errno.EIO) from error

@@ -9,14 +9,12 @@ counts on over theirs, and begins the next page at as many of ours (ip_vs_info_s
 
 from __future__ import annotations
 
-import binascii
 import functools
 from collections.abc import Iterable, Iterator
 
 from ipvs_agent.addresses import Address
-from ipvs_agent.kernel.api import Outlined, Reading
 from ipvs_agent.model import ForwardingMethod, Protocol, RealServer, VirtualServerKey, address_key
-from ipvs_agent.observed import ObservedRealServer
+from ipvs_agent.observed import ObservedRealServer, Outlined
 
 PATH = "/proc/thread-self/net/ip_vs"
 """That of the network namespace of the thread that opens it."""
@@ -24,50 +22,51 @@ BUFFER = 1 << 16
 """Octets to ask for at once. The kernel gives a page of them, or the lines of one virtual server where these
 are more, and looks for its place at each call; Python would by itself ask for a kilobyte."""
 
-_REAL_SERVER = b"  -> "
+_REAL_SERVER = "  -> "
 """How the line of a real server begins, and a title."""
 _CONNECTIONS = 22
-"""Octets at its end that are numbers of connections: "%-10d %-10d\\n"."""
-_PROTOCOLS = {protocol.name.encode(): protocol for protocol in Protocol}
+"""Characters at its end that are numbers of connections: "%-10d %-10d\\n"."""
+_PROTOCOLS = {protocol.name: protocol for protocol in Protocol}
 _METHODS = {
-    b"Masq": ForwardingMethod.MASQUERADE,
-    b"Local": ForwardingMethod.LOCAL,
-    b"Tunnel": ForwardingMethod.TUNNEL,
-    b"Route": ForwardingMethod.DIRECT,
+    "Masq": ForwardingMethod.MASQUERADE,
+    "Local": ForwardingMethod.LOCAL,
+    "Tunnel": ForwardingMethod.TUNNEL,
+    "Route": ForwardingMethod.DIRECT,
 }
 
 
-def read(lines: Iterable[bytes]) -> Iterator[Outlined]:
+def read(lines: Iterable[str]) -> Iterator[Outlined]:
     """Yield what the lines of the listing say; its titles and virtual servers by mark are passed over."""
     key: VirtualServerKey | None = None
-    behind: list[bytes] = []
+    behind: list[str] = []
     for line in lines:
         if line.startswith(_REAL_SERVER):
             behind.append(line)
         else:
             if key is not None:
-                yield key, _reading(behind)
+                yield outlined(key, behind)
             key, behind = _key(line), []
     if key is not None:
-        yield key, _reading(behind)
+        yield outlined(key, behind)
 
 
-def _key(line: bytes) -> VirtualServerKey | None:
+def outlined(key: VirtualServerKey, lines: list[str]) -> Outlined:
+    """Return what lines of the listing say of the real servers of a virtual server."""
+    digest = hash("".join([line[:-_CONNECTIONS] for line in lines]))
+    return Outlined(key, lines, digest, functools.partial(_real_servers, lines))
+
+
+def _key(line: str) -> VirtualServerKey | None:
     words = line.split(maxsplit=2)
     protocol = _PROTOCOLS.get(words[0])
     return None if protocol is None else address_key(protocol, *_endpoint(words[1]))
 
 
-def _reading(lines: list[bytes]) -> Reading[list[ObservedRealServer]]:
-    digest = hash(b"".join([line[:-_CONNECTIONS] for line in lines]))
-    return Reading(digest, functools.partial(_real_servers, lines))
-
-
-def _real_servers(lines: list[bytes]) -> list[ObservedRealServer]:
+def _real_servers(lines: list[str]) -> list[ObservedRealServer]:
     return [_real_server(line) for line in lines]
 
 
-def _real_server(line: bytes) -> ObservedRealServer:
+def _real_server(line: str) -> ObservedRealServer:
     _, endpoint, method, weight, active, inactive = line.split()
     address, port = _endpoint(endpoint)
     return ObservedRealServer(
@@ -75,9 +74,9 @@ def _real_server(line: bytes) -> ObservedRealServer:
     )
 
 
-def _endpoint(text: bytes) -> tuple[Address, int]:
+def _endpoint(text: str) -> tuple[Address, int]:
     """Parse ADDRESS:PORT in hexadecimal digits; an IPv6 address is in brackets and has colons of its own."""
     digits = text[:-5]
     if len(digits) != 8:
-        digits = digits[1:-1].replace(b":", b"")
-    return Address(binascii.unhexlify(digits)), int(text[-4:], 16)
+        digits = digits[1:-1].replace(":", "")
+    return Address(bytes.fromhex(digits)), int(text[-4:], 16)

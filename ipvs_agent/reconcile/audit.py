@@ -9,7 +9,7 @@ import msgspec
 
 from ipvs_agent.addresses import Address, Family
 from ipvs_agent.desired import sets
-from ipvs_agent.kernel.api import Kernel, Outlined
+from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import (
     RealServer,
     RealServerKey,
@@ -19,7 +19,7 @@ from ipvs_agent.model import (
     VirtualServer,
     VirtualServerKey,
 )
-from ipvs_agent.observed import ObservedRealServer
+from ipvs_agent.observed import ObservedRealServer, Outlined
 from ipvs_agent.reconcile.achieved import VIRTUAL_SERVERS, Confirmed, Held
 
 SLICE = 200
@@ -134,10 +134,10 @@ def read_outline(
     """
     table: TableSlice = {}
     digests: dict[VirtualServerKey, int] = {}
-    for key, reading in itertools.islice(outline, SLICE):
-        digests[key] = reading.digest
-        if confirmed.get(key) != reading.digest:
-            table[key] = _oldest_first(reading.content())
+    for outlined in itertools.islice(outline, SLICE):
+        digests[outlined.key] = digest = outlined.digest
+        if confirmed.get(outlined.key) != digest:
+            table[outlined.key] = _oldest_first(outlined.real_servers())
     return table, digests
 
 

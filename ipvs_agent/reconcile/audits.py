@@ -9,8 +9,9 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ipvs_agent.errors import KernelError
-from ipvs_agent.kernel.api import Kernel, Outlined
+from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import VirtualServerKey
+from ipvs_agent.observed import Outlined
 from ipvs_agent.reconcile import audit, drift, foundation
 from ipvs_agent.reconcile.foundation import Ground, Needs
 from ipvs_agent.reconcile.keeper import Keeper

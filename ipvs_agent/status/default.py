@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 
 from ipvs_agent.addresses import Family
@@ -71,4 +72,10 @@ def _real_server(observed: ObservedRealServer) -> str:
     )
 
 
-FORMAT = Format(_TITLES, _virtual_server, _real_server)
+def _outlined(line: str) -> str:
+    # From the forwarding method on both listings are the same.
+    endpoint = f"{socket.inet_ntoa(bytes.fromhex(line[5:13]))}:{int(line[14:18], 16)}"
+    return f"  -> {endpoint:<28} {line[24:]}"
+
+
+FORMAT = Format(_TITLES, _virtual_server, _real_server, _outlined)

@@ -49,6 +49,16 @@ def sort_real_servers(servers: Sequence[ObservedRealServer]) -> list[ObservedRea
     return _sort(servers, [(*_padded(address), port) for address, port in map(_endpoint, servers)])
 
 
+def sort_outlined(lines: Sequence[str]) -> list[str] | None:
+    """Sort lines of the kernel's own listing by address and port, if they compare as their numbers do."""
+    if not all(line[13] == ":" for line in lines):
+        return None  # an IPv6 address is among them
+    ordered = sorted(lines)
+    if not ordered or int(ordered[-1][5:13], 16) - int(ordered[0][5:13], 16) < _HALF:
+        return ordered
+    return None
+
+
 def _entry_key(observed: ObservedVirtualServer) -> _Numbers:
     key = observed.virtual_server.key
     return (key.mark, key.family, key.protocol, *_padded(key.address), key.port)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ipvs_agent.observed import IpvsInfo, ObservedRealServer, ObservedVirtualServer
-from ipvs_agent.status.order import sort_real_servers, sort_virtual_servers
+from ipvs_agent.observed import IpvsInfo, ObservedRealServer, ObservedVirtualServer, Outlined
+from ipvs_agent.status.order import sort_outlined, sort_real_servers, sort_virtual_servers
 
 _AT_ONCE = 200
 """Virtual servers whose lines are written together: one by one that takes longer than rendering them."""
@@ -27,11 +27,19 @@ class Format(NamedTuple):
     """Return its line."""
     real_server: Callable[[ObservedRealServer], str]
     """Return its line."""
+    outlined: Callable[[str], str]
+    """Return the line of an IPv4 real server for that of the kernel's own listing."""
 
 
 def block(form: Format, real_servers: Sequence[ObservedRealServer]) -> Block:
     """Render the real servers of a virtual server."""
     return "".join(map(form.real_server, sort_real_servers(real_servers)))
+
+
+def block_of(form: Format, outlined: Outlined) -> Block:
+    """Render the real servers of a virtual server, from the kernel's own listing."""
+    lines = sort_outlined(outlined.lines)
+    return block(form, outlined.real_servers()) if lines is None else "".join(map(form.outlined, lines))
 
 
 def render(

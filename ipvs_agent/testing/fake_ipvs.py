@@ -14,8 +14,8 @@ import msgspec
 
 from ipvs_agent.addresses import Address, Family, family_of, parse_address
 from ipvs_agent.errors import KernelError
-from ipvs_agent.kernel import ipvs_requests
-from ipvs_agent.kernel.api import Outcomes, Outlined, Reading, SyncDaemon, SyncRole, Timeouts
+from ipvs_agent.kernel import ipvs_outline, ipvs_requests
+from ipvs_agent.kernel.api import Outcomes, Reading, SyncDaemon, SyncRole, Timeouts
 from ipvs_agent.kernel.ipvs_errors import refused, unpackable
 from ipvs_agent.kernel.netlink import Refusal, kernel_error
 from ipvs_agent.model import (
@@ -28,7 +28,7 @@ from ipvs_agent.model import (
     VirtualServer,
     VirtualServerKey,
 )
-from ipvs_agent.observed import Counters, IpvsInfo, ObservedRealServer, ObservedVirtualServer
+from ipvs_agent.observed import Counters, IpvsInfo, ObservedRealServer, ObservedVirtualServer, Outlined
 from ipvs_agent.operations import (
     AddRealServer,
     AddVirtualServer,
@@ -273,9 +273,7 @@ class FakeIpvs:
         """Yield the virtual servers by address with their real servers, newest first, at little cost."""
         for key in list(self._entries):
             if not key.mark:
-                behind = [_outlined(observed) for observed in self.real_servers(key)]
-                digest = hash(tuple(observed.real_server for observed in behind))
-                yield key, Reading(digest, functools.partial(list, behind))
+                yield ipvs_outline.outlined(key, [_line(observed) for observed in self.real_servers(key)])
 
     def info(self) -> IpvsInfo:
         """Return version and size of the connection table."""
@@ -363,11 +361,25 @@ def _as_reported(virtual_server: VirtualServer) -> VirtualServer:
     return msgspec.structs.replace(virtual_server, netmask=netmask, flags=flags)
 
 
-def _outlined(observed: ObservedRealServer) -> ObservedRealServer:
-    """Return what the kernel's listing says of a real server."""
-    full = observed.real_server
-    outlined = RealServer(full.address, full.port, full.weight, full.method)
-    return ObservedRealServer(outlined, observed.active, observed.inactive)
+_METHODS = {
+    ForwardingMethod.MASQUERADE: "Masq",
+    ForwardingMethod.LOCAL: "Local",
+    ForwardingMethod.TUNNEL: "Tunnel",
+    ForwardingMethod.DIRECT: "Route",
+}
+
+
+def _line(observed: ObservedRealServer) -> str:
+    """Return the line of a real server as ip_vs_info_seq_show of the kernel prints it."""
+    server = observed.real_server
+    digits = server.address.hex()
+    if len(server.address) == 4:
+        endpoint = f"{digits.upper()}:{server.port:04X}     "
+    else:
+        groups = ":".join(digits[start : start + 4] for start in range(0, 32, 4))
+        endpoint = f"[{groups}]:{server.port:04X}"
+    method = _METHODS[ForwardingMethod(server.method)]
+    return f"  -> {endpoint} {method:<7} {server.weight:<6} {observed.active:<10} {observed.inactive:<10}\n"
 
 
 def _can_be_real_server(address: Address) -> bool:

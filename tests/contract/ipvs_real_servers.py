@@ -108,11 +108,11 @@ class RealServersContract:
 
         # Some may be missing where other tests have left virtual servers in other namespaces.
         by_address = {virtual_server.key for virtual_server in table if not virtual_server.key.mark}
-        assert {key for key, _ in found} <= by_address
+        assert {outlined.key for outlined in found} <= by_address
         assert found
-        for key, reading in found:
-            full = [observed.real_server for observed in ipvs.real_servers(key)]
-            assert reading.content() == [
+        for outlined in found:
+            full = [observed.real_server for observed in ipvs.real_servers(outlined.key)]
+            assert outlined.real_servers() == [
                 ObservedRealServer(RealServer(each.address, each.port, each.weight, each.method))
                 for each in full
             ]
@@ -122,9 +122,10 @@ class RealServersContract:
         behind = [RealServer(POD, port, weight=port % 3) for port in range(1, 1001)]
         add(ipvs, KEY, *behind)
 
-        ((key, reading),) = ipvs.outline()
+        (outlined,) = ipvs.outline()
 
-        assert (KEY, behind[::-1]) == (key, [observed.real_server for observed in reading.content()])
+        assert KEY == outlined.key
+        assert behind[::-1] == [observed.real_server for observed in outlined.real_servers()]
 
     def test_the_outline_has_another_digest_where_real_servers_have_changed(self, ipvs):
         one, other = RealServer(POD, 80), RealServer(POD, 81)
@@ -132,8 +133,8 @@ class RealServersContract:
 
         def digest_after(*operations):
             assert {None} >= {*ipvs.apply(operations)}
-            ((_key, reading),) = ipvs.outline()
-            return reading.digest
+            (outlined,) = ipvs.outline()
+            return outlined.digest
 
         at_first = digest_after()
         assert at_first == digest_after()

@@ -151,7 +151,11 @@ def taken_apart(bench):
     def watched_reading(name, found):
         return Reading(found.digest, lambda: names.append(name) or found.content())
 
-    bench.kernel.ipvs.outline = lambda: ((one, watched_reading(one, found)) for one, found in outline())
+    def watched_outline():
+        for one in outline():
+            yield one._replace(real_servers=lambda one=one: names.append(one.key) or one.real_servers())
+
+    bench.kernel.ipvs.outline = watched_outline
     bench.kernel.ipvs.reading = lambda: watched_reading("virtual servers", everybody())
     bench.kernel.ipsets.reading = lambda name: watched_reading(name, reading(name))
     return names

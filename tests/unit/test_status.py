@@ -11,8 +11,10 @@ import pytest
 from ipvs_agent.addresses import Address, Family, parse_address
 from ipvs_agent.model import ForwardingMethod, Protocol, RealServer, VirtualServer, address_key, mark_key
 from ipvs_agent.observed import IpvsInfo, ObservedRealServer, ObservedVirtualServer
+from ipvs_agent.operations import AddRealServer, AddVirtualServer
 from ipvs_agent.status import FORMATS, text
 from ipvs_agent.status.order import sort_real_servers, sort_virtual_servers
+from ipvs_agent.testing.fake_ipvs import FakeIpvs
 
 LISTINGS = Path(__file__).parent / "listings"
 INFO = IpvsInfo((1, 2, 1), 4096)
@@ -125,6 +127,36 @@ class TestDefaultListing:
     )
     def test_lines_of_virtual_servers(self, expected, virtual_server):
         assert expected == line(virtual_server)
+
+
+class TestFromTheKernelsListing:
+    """Whatever it says of real servers comes out as if it had been taken apart."""
+
+    @pytest.mark.parametrize("seed", range(20))
+    @pytest.mark.parametrize(
+        "prefix", [pytest.param("0af4", id="near"), pytest.param("", id="far"), pytest.param("fd", id="IPv6")]
+    )
+    def test_any_real_servers(self, prefix, seed):
+        source = random.Random(seed)
+        size = 4 if prefix != "fd" else 16
+        ipvs, key = FakeIpvs(), tcp("10.96.0.1" if size == 4 else "fd00:10:96::1", 80)
+        ipvs.apply([AddVirtualServer(VirtualServer(key, "wrr"))])
+        for _ in range(source.randrange(12)):
+            address = bytes.fromhex(prefix) + source.randbytes(size - len(prefix) // 2)
+            server = RealServer(
+                Address(address[:-1] + b"\1"),
+                source.randrange(65536),
+                source.choice([0, 1, 65535]),
+                source.choice(
+                    [ForwardingMethod.MASQUERADE, ForwardingMethod.TUNNEL, ForwardingMethod.DIRECT]
+                ),
+            )
+            ipvs.apply([AddRealServer(key, server)])
+        form = FORMATS["default"]
+
+        (outlined,) = ipvs.outline()
+
+        assert text.block(form, ipvs.real_servers(key)) == text.block_of(form, outlined)
 
 
 def difference(one, other):
