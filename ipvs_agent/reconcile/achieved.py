@@ -94,6 +94,12 @@ class Achieved:
         """Tell whether an address is a VIP in some form."""
         return any(Vip(address, form) in self.vips for form in VipForm)
 
+    def has(self, thing: VirtualServerKey | Address | SetMember) -> bool:
+        """Tell whether an object is there."""
+        if isinstance(thing, VirtualServerKey):
+            return thing in self.virtual_servers
+        return thing in self.members if isinstance(thing, SetMember) else self.has_vip(thing)
+
     def marking(self, key: VirtualServerKey) -> SetMember | None:
         """Return the member that gives a mark to what is dialled at a virtual server."""
         return self._marked.get(key)

@@ -8,7 +8,7 @@ holder leaves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import msgspec
 
@@ -54,11 +54,6 @@ class Claims:
     def wanted(self, thing: Address | SetMember) -> bool:
         """Tell whether a VIP or a set member should be there."""
         return thing in self._holders
-
-    def keys(self) -> Iterator[Key]:
-        """Yield everything that is claimed."""
-        yield from self._frontends
-        yield from self._holders
 
     def contests(self, name: ObjectName) -> list[Contest]:
         """Return the virtual servers that a Service asks for and does not get."""
@@ -171,9 +166,6 @@ class _Holders:
 
     def __contains__(self, thing: Address | SetMember) -> bool:
         return thing in self._counts
-
-    def __iter__(self) -> Iterator[Address | SetMember]:
-        return iter(self._counts)
 
     def add(self, things: Iterable[Address | SetMember], changed: dict[Key, None]) -> None:
         for thing in things:

@@ -105,6 +105,8 @@ class Drains:
     def recall_ways_in(self) -> None:
         """Take note of where addresses of an agent before this one may lead; the kernel does not say."""
         marks = [key for key in self._achieved.virtual_servers if split.is_ours(key)]
+        if not marks:
+            return
         unwanted = [mark for mark in marks if self._claims.owner(mark) is None]
         for key in self._achieved.virtual_servers:
             if key.mark or sets.port_member(Purpose.CLUSTER, key) in self._achieved.members:
@@ -140,7 +142,6 @@ class Drains:
         for key in keys:
             if not isinstance(key, VirtualServerKey):
                 continue
-            self._note_limit(key)
             progress = self._under_way.get(key)
             if progress is not None or self._is_draining(key):
                 if progress is None:
@@ -150,15 +151,18 @@ class Drains:
                 progress.follow(self._leaving(key), now)
                 self._plan(key, progress, min(progress.due, progress.next_check(now, self._limit(key))))
 
-    def _note_limit(self, key: VirtualServerKey) -> None:
-        """Remember how long connections may last when nobody wants the virtual server any more."""
-        if self._claims.owner(key) in (None, FOREIGN, LINGERING):
-            return
-        limit = self._limit(key)
-        if limit != self._default_limit:
-            self._limits[key] = limit
-        else:
-            self._limits.pop(key, None)
+    def note_limits(self, keys: Iterable[Key]) -> None:
+        """Remember how long connections may last when nobody wants some virtual servers any more."""
+        for key in keys:
+            if not isinstance(key, VirtualServerKey):
+                continue
+            if self._claims.owner(key) in (None, FOREIGN, LINGERING):
+                continue
+            limit = self._limit(key)
+            if limit != self._default_limit:
+                self._limits[key] = limit
+            else:
+                self._limits.pop(key, None)
 
     def _limit(self, key: VirtualServerKey) -> float | None:
         frontend = self._claims.frontend(key)

@@ -56,6 +56,8 @@ class Keeper:
         """Those that Services asked for and the kernel does not know."""
         self.capacities: dict[str, int] = {}
         """How many members each set takes."""
+        self._was_there: dict[Key, None] = {}
+        """What was there, adopted or made here, before it was brought to what is claimed now."""
         self._new_datagram_servers: list[VirtualServerKey] = []
         self._kernel = kernel
         self._timers = timers
@@ -103,6 +105,7 @@ class Keeper:
             self._drains.let_linger(keys)
         else:
             self._welcome_outside(keys)
+            self._was_there.update((key, None) for key in keys if self.achieved.has(key))
         operations = [operation for key in keys for operation in self._difference(key)]
         if not (self.may_remove or is_yielding):
             operations = [
@@ -117,6 +120,7 @@ class Keeper:
         failures = execute(operations, self._kernel, self.achieved, self.claims.frontend)
         done = self._clock()
         self._report.applied(services, operations, len(failures), done - started)
+        self._drains.note_limits(keys)
         if self.may_remove:
             self._drains.watch(keys, done)
             self.rebuilds.watch(keys, done)
@@ -132,7 +136,8 @@ class Keeper:
         """Bring all objects to what is claimed now, and from now on remove what nobody claims."""
         self.may_remove = True
         self._drains.recall_ways_in()
-        self.bring(dict.fromkeys((*self.claims.keys(), *self.achieved.keys())))
+        keys, self._was_there = self._was_there, {}  # all others are what they were made
+        self.bring(keys)
 
     def _welcome_outside(self, keys: dict[Key, None]) -> None:
         """Add what an earlier agent wrote to keep clients outside from addresses that have endpoints now."""
@@ -286,8 +291,9 @@ class Keeper:
             self.bring(self._drains.check(self._drains.under_way()))
         self._report.still_draining(len(self._drains.under_way()))
 
-    def adopt_vips(self) -> None:
-        """Go on with the form of the VIPs that are there."""
+    def note_adopted(self) -> None:
+        """Take note that what was achieved up to now is what an agent before this one left."""
+        self._was_there = dict.fromkeys(self.achieved.keys())
         self._vip_forms.adopt()
         self._tidy()
 

@@ -307,7 +307,9 @@ class Rebuilds:
             refused[operation.key] = None
             self._refusals += 1
             if isinstance(operation, AddRealServer):
-                self._away.setdefault(operation.key, set()).add(operation.real_server.endpoint)
+                endpoint, held = operation.real_server.endpoint, self._achieved.virtual_servers[operation.key]
+                if endpoint not in held.real_servers:  # or it could not be deleted before
+                    self._away.setdefault(operation.key, set()).add(endpoint)
         for key in looked_at:
             moves = len(self._misplaced(key))
             if key in refused:

@@ -61,7 +61,7 @@ class Repairs:
                 self._keeper.foreign.add(key)
                 others.update(self._claims.claim_for_nobody(key, FOREIGN, None))
         self._achieved.discover(tables.members | drift.vips_of_ours(tables))
-        self._keeper.adopt_vips()
+        self._keeper.note_adopted()
         self._keeper.bring(others)
         self._report.adopted(len(behind), len(self._keeper.foreign))
         return frozenset(behind)

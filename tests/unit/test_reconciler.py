@@ -606,3 +606,17 @@ def test_a_start_serves_first_what_others_need_and_says_how_long_its_stages_took
 
     assert ["-t 10.96.0.1:80", "-t 10.96.0.10:80", "-t 10.96.0.3:80"] == made
     assert "foundation_ms=0 sources_ms=3000 compile_ms=0 kernel_ms=2000" in caplog.text
+
+
+def test_what_was_made_and_is_unwanted_before_all_is_listed_is_removed_then():
+    one = service("shop/a", port("10.96.0.81"))
+    bench = Bench()
+    bench.reconciler.tell([Trouble("EndpointSlices", "the server does not answer")])
+    bench.put(one, endpoint_slice("shop/a"))
+    bench.remove(one)
+    assert ["10.96.0.81"] == [*bench.vips()]
+
+    bench.reconciler.tell([Trouble("EndpointSlices", "")])
+    bench.list_all()
+
+    assert ({}, set(), set()) == (bench.tables(), bench.vips(), bench.members())
