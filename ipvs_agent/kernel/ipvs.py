@@ -95,8 +95,8 @@ class NetlinkIpvs:
         Those of the network namespace of the thread that begins to iterate.
         """
         try:
-            with open(ipvs_outline.PATH, encoding="ascii", buffering=ipvs_outline.BUFFER) as lines:
-                yield from ipvs_outline.read(lines)
+            with open(ipvs_outline.PATH, "rb", ipvs_outline.BUFFER) as lines:
+                yield from ipvs_outline.read(map(bytes.decode, lines))
         except OSError as error:
             raise KernelError(f"{ipvs_outline.PATH}: {error.strerror}", error.errno or errno.EIO) from error
 

@@ -74,8 +74,7 @@ class Achieved:
         self._of_mark: Counter[VirtualServerKey] = Counter()
         """How many of them lead to each virtual server by mark."""
         self._changes: set[VirtualServerKey | Vip | SetMember] | None = None
-        self.confirmed: dict[Confirmable, int] = {}
-        """What has changed here since has none."""
+        self._confirmed: dict[Confirmable, int] = {}
 
     def note_changes(self) -> None:
         """Begin to take note of what changes, for `take_changes`."""
@@ -100,6 +99,29 @@ class Achieved:
             return thing in self.virtual_servers
         return thing in self.members if isinstance(thing, SetMember) else self.has_vip(thing)
 
+    @property
+    def confirmed(self) -> Confirmed:
+        """Return the digests of what the kernel said of things as they are held now; also for other threads.
+
+        That of VIRTUAL_SERVERS has with it what is known of those that others have made.
+        """
+        return self._confirmed
+
+    def confirm(self, digests: Mapping[Confirmable, int]) -> None:
+        """Take note that this is what the kernel says of some things as they are held now."""
+        self._confirmed.update(digests)
+
+    def doubt(self, thing: Confirmable) -> None:
+        """Take note that something is to be compared again, whatever the kernel says of it."""
+        if self._confirmed:  # a cold start comes by here for every real server
+            self._confirmed.pop(thing, None)
+
+    def touch(self, key: VirtualServerKey) -> None:
+        """Take note that something else is known of a virtual server: whether it is there, or whose it is."""
+        self._note(key)
+        self.doubt(key)
+        self.doubt(VIRTUAL_SERVERS)
+
     def marking(self, key: VirtualServerKey) -> SetMember | None:
         """Return the member that gives a mark to what is dialled at a virtual server."""
         return self._marked.get(key)
@@ -115,11 +137,11 @@ class Achieved:
                 server = operation.real_server
                 behind = self.virtual_servers[operation.key].real_servers
                 behind[server.address, server.port] = server
-                self._doubt(operation.key)
+                self.doubt(operation.key)
             case DeleteRealServer():
                 held = self.virtual_servers[operation.key]
                 held.real_servers.pop((operation.address, operation.port), None)
-                self._doubt(operation.key)
+                self.doubt(operation.key)
             case AddMember():
                 self._add(operation.member)
             case DeleteMember():
@@ -128,8 +150,7 @@ class Achieved:
                 self.observe(operation.virtual_server.key, operation.virtual_server, {})
             case SetVirtualServer():
                 self.virtual_servers[operation.virtual_server.key].virtual_server = operation.virtual_server
-                self._note(operation.virtual_server.key)
-                self._doubt(VIRTUAL_SERVERS)
+                self.touch(operation.virtual_server.key)  # its real servers too: their order may count now
             case DeleteVirtualServer():
                 self.observe(operation.key, None, {})
             case AddVip():
@@ -146,9 +167,7 @@ class Achieved:
         if found is not None:
             self.virtual_servers[key] = Held(found, behind)
             self._at_address[key.address] += 1
-        self._note(key)
-        self._doubt(key)
-        self._doubt(VIRTUAL_SERVERS)
+        self.touch(key)
 
     def keys(self) -> Iterator[VirtualServerKey | Address | SetMember]:
         """Yield everything that was achieved."""
@@ -165,11 +184,6 @@ class Achieved:
         """Take note of VIPs and members of ours that were found."""
         for thing in things:
             self._add(thing)
-
-    def _doubt(self, thing: Confirmable) -> None:
-        """Take note that something is to be compared again, whatever the kernel says of it."""
-        if self.confirmed:  # a cold start comes by here for every real server
-            self.confirmed.pop(thing, None)
 
     def _note(self, thing: VirtualServerKey | Vip | SetMember) -> None:
         if self._changes is not None:
@@ -198,7 +212,7 @@ class Achieved:
             self._of_mark[mark_key(dialled.family, member.mark)] += 1
         self.members.add(member)
         self.sizes[member.set_name] += 1
-        self._doubt(member.set_name)
+        self.doubt(member.set_name)
 
     def _discard_member(self, member: SetMember) -> None:
         if sets.purpose_of(member) == Purpose.MARKS:
@@ -207,4 +221,4 @@ class Achieved:
             self._of_mark[mark_key(dialled.family, member.mark)] -= 1
         self.members.remove(member)
         self.sizes[member.set_name] -= 1
-        self._doubt(member.set_name)
+        self.doubt(member.set_name)

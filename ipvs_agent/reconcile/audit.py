@@ -46,11 +46,12 @@ class Tables(msgspec.Struct, frozen=True):
     """Everything but the real servers."""
 
     virtual_servers: Mapping[VirtualServerKey, VirtualServer]
-    """All of this network namespace, whoever made them; what was left, itself, where that is all."""
+    """All of this network namespace, whoever made them; just what was left, without those of others, where
+    nothing differs from when that was confirmed."""
     vips: frozenset[Vip]
     """Addresses of the dummy interface, whoever made them, and local routes of ours."""
     members: frozenset[SetMember]
-    """Of the sets that are ours; what was left, itself, where that is all."""
+    """Of the sets that are ours; just what was left, where nothing differs."""
     node_addresses: frozenset[Address]
     digests: Mapping[str, int]
     """Those of our sets, by name, and of all virtual servers."""

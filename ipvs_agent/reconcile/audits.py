@@ -82,13 +82,13 @@ class Audits:
 
         before: what was laid last.
         """
-        rebuilds = self._keeper.rebuilds
-        if rebuilds.holds_expiry or rebuilds.is_kept_waiting:  # laying the foundation would end the former
-            self._timers.add(self._clock() + _FOUNDATION_WAITS, AuditDue())
-            return
         if self._is_under_way:
             if needs != self._needs:
                 self._hurry()
+            return
+        # Laying the foundation lets flows expire, and while it is laid no rebuild can begin.
+        if self._keeper.rebuilds.holds_expiry or self._keeper.rebuilds.is_kept_waiting:
+            self._timers.add(self._clock() + _FOUNDATION_WAITS, AuditDue())
             return
         self._needs = needs
         self._began = self._clock()

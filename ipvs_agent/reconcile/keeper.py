@@ -6,7 +6,7 @@ It brings objects from where they are to where the claims want them, tries again
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from ipvs_agent.desired import sets, split
 from ipvs_agent.desired.sets import Purpose
@@ -78,8 +78,7 @@ class Keeper:
         self.rebuilds = Rebuilds(kernel, self.claims, self.achieved, timers, report, clock)
         self._slow_start = SlowStart(timers, clock)
         self._vip_forms = VipForms(settings.vip_mode, self.claims, self.achieved, timers, report, clock)
-        self.foreign: set[VirtualServerKey] = set()
-        """The virtual servers that others have made."""
+        self._foreign: set[VirtualServerKey] = set()
 
     @property
     def is_failing(self) -> bool:
@@ -136,7 +135,9 @@ class Keeper:
         """Bring all objects to what is claimed now, and from now on remove what nobody claims."""
         self.may_remove = True
         self._drains.recall_ways_in()
-        keys, self._was_there = self._was_there, {}  # all others are what they were made
+        # All others are what they were made. What failed goes on, for a single sync waits for no retry.
+        keys = self._was_there | dict.fromkeys(self.retries.keys())
+        self._was_there = {}
         self.bring(keys)
 
     def _welcome_outside(self, keys: dict[Key, None]) -> None:
@@ -248,6 +249,21 @@ class Keeper:
             self.achieved.observe(key, found, behind)
         return not are_alike(self.achieved.virtual_servers.get(key), held)
 
+    @property
+    def foreign(self) -> Set[VirtualServerKey]:
+        """Return the virtual servers that others have made."""
+        return self._foreign
+
+    def note_foreign(self, key: VirtualServerKey) -> None:
+        """Take note that others have made a virtual server."""
+        self._foreign.add(key)
+        self.achieved.touch(key)
+
+    def forget_foreign(self, key: VirtualServerKey) -> None:
+        """Take note that a virtual server of others is gone."""
+        self._foreign.discard(key)
+        self.achieved.touch(key)
+
     def left(self) -> audit.Left:
         """Return how the kernel was left, for an audit."""
         self.achieved.note_changes()
@@ -255,7 +271,7 @@ class Keeper:
 
     def yield_to_others(self, key: VirtualServerKey) -> None:
         """Leave a virtual server to whoever made it, and take back what was said of it in the sets."""
-        self.foreign.add(key)
+        self.note_foreign(key)
         self.bring(self.claims.claim_for_nobody(key, FOREIGN, None), is_yielding=True)
 
     @property

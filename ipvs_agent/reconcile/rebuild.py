@@ -42,7 +42,8 @@ _BURST = 32
 """Real servers that are moved before the loop looks at other things: each has the table filled twice, which
 takes up to a millisecond under mh."""
 _PATIENCE = 2.0
-"""Seconds until flows expire again though not all is in order: somebody waits for it, the audit for one."""
+"""Seconds until flows expire again though not all is in order, if anything has been moved: somebody waits for
+it, the audit for one."""
 _REST = 5.0
 """Seconds for which flows expire at least before they do not again, so that what becomes due meanwhile shares
 one time, and audits, drain timeouts and UDP have theirs."""
@@ -191,7 +192,7 @@ class Rebuilds:
     def is_pending(self) -> bool:
         """Whether something will be put in order within a moment."""
         is_any_new = any(spell.fills_table and not spell.was_refused for spell in self._spells.values())
-        return not self._is_barred and (is_any_new or bool(self._away))
+        return not self._is_barred and (is_any_new or self._are_any_away())
 
     @property
     def is_complete(self) -> bool:
@@ -307,9 +308,7 @@ class Rebuilds:
             refused[operation.key] = None
             self._refusals += 1
             if isinstance(operation, AddRealServer):
-                endpoint, held = operation.real_server.endpoint, self._achieved.virtual_servers[operation.key]
-                if endpoint not in held.real_servers:  # or it could not be deleted before
-                    self._away.setdefault(operation.key, set()).add(endpoint)
+                self._away.setdefault(operation.key, set()).add(operation.real_server.endpoint)
         for key in looked_at:
             moves = len(self._misplaced(key))
             if key in refused:

@@ -58,7 +58,7 @@ class Repairs:
             if key in ours:
                 self._achieved.observe(key, virtual_server, behind[key])
             else:
-                self._keeper.foreign.add(key)
+                self._keeper.note_foreign(key)
                 others.update(self._claims.claim_for_nobody(key, FOREIGN, None))
         self._achieved.discover(tables.members | drift.vips_of_ours(tables))
         self._keeper.note_adopted()
@@ -88,7 +88,7 @@ class Repairs:
                 self._keeper.yield_to_others(key)
         for key in found.foreign_gone:
             if not self._exists(key):
-                self._keeper.foreign.discard(key)
+                self._keeper.forget_foreign(key)
                 self._claims.release(key, FOREIGN, changed)
         self._report.drifted(len(changed))
         self._keeper.bring(changed)
@@ -107,9 +107,9 @@ class Repairs:
         is_changed = any(isinstance(thing, VirtualServerKey) for thing in changes)
         if is_changed or found.suspects or found.foreign or found.foreign_gone:
             doubtful.add(VIRTUAL_SERVERS)
-        self._achieved.confirmed.update(
-            (name, digest) for name, digest in digests.items() if name not in doubtful
-        )
+        for name in doubtful:
+            self._achieved.doubt(name)
+        self._achieved.confirm({name: digest for name, digest in digests.items() if name not in doubtful})
 
     def repair_vips(self, found: Set[Vip]) -> None:
         """Make good what went with the interface."""
@@ -136,7 +136,7 @@ class Repairs:
                 is_unjudged = outlined is not None and are_alike(audit.outlined(held), found)
                 (unjudged if is_unjudged else suspects).append(key)
             elif outlined is not None:
-                self._achieved.confirmed[key] = outlined[key]
+                self._achieved.confirm({key: outlined[key]})
         self.look_again(suspects)
         return unjudged
 

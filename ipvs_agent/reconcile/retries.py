@@ -33,6 +33,10 @@ class Retries:
         """Return how many objects are to be tried again."""
         return len(self._failing)
 
+    def keys(self) -> list[Key]:
+        """Return them."""
+        return list(self._failing)
+
     def backoff(self, attempt: int) -> float:
         """Return the seconds to wait after so many failed attempts."""
         longest = min(_SLOWEST_RETRY, FIRST_RETRY * 2.0 ** min(attempt - 1, 16))

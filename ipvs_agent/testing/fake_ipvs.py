@@ -374,12 +374,14 @@ def _line(observed: ObservedRealServer) -> str:
     server = observed.real_server
     digits = server.address.hex()
     if len(server.address) == 4:
-        endpoint = f"{digits.upper()}:{server.port:04X}     "
+        endpoint = f"{digits.upper()}:{server.port:04X}"
     else:
         groups = ":".join(digits[start : start + 4] for start in range(0, 32, 4))
         endpoint = f"[{groups}]:{server.port:04X}"
     method = _METHODS[ForwardingMethod(server.method)]
-    return f"  -> {endpoint} {method:<7} {server.weight:<6} {observed.active:<10} {observed.inactive:<10}\n"
+    return (
+        f"  -> {endpoint}      {method:<7} {server.weight:<6} {observed.active:<10} {observed.inactive:<10}\n"
+    )
 
 
 def _can_be_real_server(address: Address) -> bool:

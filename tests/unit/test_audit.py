@@ -6,6 +6,8 @@ import itertools
 
 import pytest
 
+from ipvs_agent.addresses import Family, parse_address
+from ipvs_agent.desired import sets
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Reading
 from ipvs_agent.model import RealServer, SetMember, VirtualServer, VirtualServerKey
@@ -23,6 +25,7 @@ from ipvs_agent.reconcile import audit, foundation
 from ipvs_agent.reconcile.messages import AddressesChanged
 from ipvs_agent.sources.changes import Kind, Put
 from ipvs_agent.testing.builders import endpoint, endpoint_slice, key, port, service
+from ipvs_agent.testing.fake_kernel import FakeKernel
 from tests.unit.benches import INSIDE, LB, marks
 from tests.unit.test_reconciler import Bench
 
@@ -206,6 +209,166 @@ def test_a_scheduler_that_others_set_back_is_found_though_the_kernel_says_what_i
     assert ["lc"] == [found.virtual_server.scheduler for found in bench.kernel.ipvs.virtual_servers()]
 
 
+THEIRS = key("10.96.0.99:80")
+ASKING = (service("shop/new", port("10.96.0.99")), endpoint_slice("shop/new", endpoints=PODS))
+
+
+class TestOthersVirtualServer:
+    """One that comes and goes between audits, so that the kernel says what it said before it came."""
+
+    def come(self, bench):
+        assert [None] == bench.kernel.ipvs.apply([AddVirtualServer(VirtualServer(THEIRS, "rr"))])
+
+    def go(self, bench):
+        assert [None] == bench.kernel.ipvs.apply([DeleteVirtualServer(THEIRS)])
+
+    def others(self, bench):
+        return [member for member in bench.members() if "OTHERS" in member]
+
+    def test_one_that_an_audit_saw_is_given_up_when_it_is_gone(self):
+        bench = Bench().put(*objects(0)).list_all().pass_time(65)
+        self.come(bench)
+        bench.pass_time(30)
+        assert 1 == len(self.others(bench))
+        self.go(bench)
+        bench.pass_time(60)
+        assert [] == self.others(bench)
+
+        bench.put(*ASKING)
+
+        assert str(THEIRS) in bench.tables()
+
+    def test_one_that_was_in_the_way_of_a_service_is_given_up_when_it_is_gone(self):
+        bench = Bench().put(*objects(0)).list_all().pass_time(65)
+        self.come(bench)
+        bench.put(*ASKING)
+        assert {} == bench.tables()[str(THEIRS)]
+        self.go(bench)
+
+        bench.pass_time(60)
+
+        assert 2 == len(bench.tables()[str(THEIRS)])
+
+    def test_one_that_was_in_the_way_while_the_audit_read_is_given_up_when_it_is_gone(self):
+        audited = Meanwhile()
+        audited.read()
+        audited.answer().pass_time(35)
+        audited.begin()
+        audited.read()
+        self.come(audited.bench)
+        audited.bench.put(*ASKING)
+        audited.answer()
+        self.go(audited.bench)
+
+        audited.bench.pass_time(100)
+
+        assert 2 == len(audited.bench.tables()[str(THEIRS)])
+
+    def test_one_that_was_there_only_when_the_audit_read_is_seen_when_it_comes_back(self):
+        audited = Meanwhile()
+        audited.read()
+        audited.answer().pass_time(35)
+        audited.begin()
+        self.come(audited.bench)
+        audited.read()
+        self.go(audited.bench)
+        audited.answer()
+        self.come(audited.bench)
+
+        audited.bench.pass_time(100)
+
+        assert 1 == len(self.others(audited.bench))
+
+    def test_one_that_was_away_only_when_the_audit_read_is_given_up_when_it_goes(self):
+        audited = Meanwhile()
+        audited.read()
+        self.come(audited.bench)
+        audited.answer().pass_time(65)
+        assert 1 == len(self.others(audited.bench))
+        audited.begin()
+        self.go(audited.bench)
+        audited.read()
+        self.come(audited.bench)
+        audited.answer()
+        self.go(audited.bench)
+
+        audited.bench.pass_time(100)
+
+        assert [] == self.others(audited.bench)
+
+    def test_one_that_comes_back_is_seen_again(self):
+        bench = Bench().put(*objects(0)).list_all().pass_time(65)
+        self.come(bench)
+        bench.pass_time(90)
+        self.go(bench)
+        bench.pass_time(30)
+        assert [] == self.others(bench)
+        self.come(bench)
+        bench.pass_time(60)
+
+        assert 1 == len(self.others(bench))
+
+
+def test_an_order_that_did_not_count_is_found_at_once_when_it_does():
+    pods = [endpoint(f"10.244.1.{host}") for host in (11, 12, 13)]
+    bench = Bench().put(objects(0)[0], endpoint_slice("a/s0000", endpoints=pods)).list_all().pass_time(35)
+    first, *_ = reversed(servers(bench, FIRST))
+    others = [DeleteRealServer(FIRST, *first.endpoint), AddRealServer(FIRST, first)]
+    assert [None, None] == bench.kernel.ipvs.apply(others)
+    bench.pass_time(60)
+    chosen = service("a/s0000", port(cluster_ip="10.96.1.0"), annotations={"ipvs-agent.io/scheduler": "mh"})
+    bench.put(chosen).pass_time(70)
+
+    assert [each.address for each in pods] == [each.address for each in reversed(servers(bench, FIRST))]
+
+
+def test_a_set_that_changes_while_it_is_compared_is_not_taken_for_confirmed():
+    audited = Meanwhile(service("a/gone", port("10.96.0.70")), endpoint_slice("a/gone", endpoints=PODS))
+    bench = audited.bench
+    audited.read()
+    audited.answer().pass_time(35)
+    audited.begin()
+    audited.read()
+    before = bench.kernel.ipsets.members("IPVS-AGENT-4-VIPS")
+    bench.remove(service("a/gone", port("10.96.0.70"))).pass_time(5)
+    audited.answer()
+    whole = bench.tables(), bench.members()
+    (gone,) = before - bench.kernel.ipsets.members("IPVS-AGENT-4-VIPS")
+    assert [None] == bench.kernel.ipsets.apply([AddMember(gone)])
+
+    bench.pass_time(100)
+
+    assert whole == (bench.tables(), bench.members())
+
+
+def test_members_of_a_set_that_is_gone_are_not_taken_for_there():
+    kernel = FakeKernel()
+    kernel.ipsets.create(sets.sets_of(Family.IPV4)[0])
+    member = SetMember("IPVS-AGENT-6-VIPS", parse_address("fd00::1"))
+    left = audit.Left({}, frozenset(), frozenset([member]), frozenset([member.set_name]), frozenset())
+
+    found = audit.read_tables(kernel, left, audit.read_tables(kernel).digests)
+
+    assert frozenset() == found.members
+
+
+def test_a_scheduler_that_changes_while_it_is_compared_is_not_taken_for_confirmed():
+    audited = Meanwhile()
+    bench = audited.bench
+    audited.read()
+    audited.answer().pass_time(35)
+    audited.begin()
+    audited.read()
+    (before,) = bench.kernel.ipvs.virtual_servers()
+    bench.put(service(annotations={"ipvs-agent.io/scheduler": "lc"}))
+    audited.answer()
+    assert [None] == bench.kernel.ipvs.apply([SetVirtualServer(before.virtual_server)])
+
+    bench.pass_time(100)
+
+    assert ["lc"] == [found.virtual_server.scheduler for found in bench.kernel.ipvs.virtual_servers()]
+
+
 def servers(bench, one):
     return [observed.real_server for observed in bench.kernel.ipvs.real_servers(one)]
 
@@ -261,6 +424,13 @@ class Meanwhile:
         self._jobs = []
         self.bench.worker.submit = self._jobs.append
         self.bench.pass_time(31)
+
+    def begin(self):
+        """Have another audit begin, whose answer is kept back too."""
+        self._jobs.clear()
+        self.bench.worker.submit = self._jobs.append
+        self.bench.pass_time(31)
+        assert 1 == len(self._jobs)
 
     def read(self):
         """Have the worker read and compare; its answer is kept back."""

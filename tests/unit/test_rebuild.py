@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import random
 
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 
 from ipvs_agent.addresses import format_address
+from ipvs_agent.errors import KernelError
 from ipvs_agent.model import Frontend, Protocol, VirtualServer
 from ipvs_agent.operations import AddRealServer, DeleteRealServer, SetRealServer
 from ipvs_agent.reconcile import rebuild
@@ -501,6 +503,35 @@ def test_one_that_cannot_come_back_is_tried_again_before_its_flows_expire():
     assert ["0", "0"] == seen
     assert addresses(A, B, C) == order(bench)
     assert "1" == bench.inner.sysctls.values[EXPIRE]
+
+
+def test_flows_do_not_expire_where_the_kernel_deleted_some_without_an_answer():
+    bench = serving(B, C)
+    bench.put(endpoint_slice(endpoints=[A, B, C]))
+    apply, since = bench.kernel.ipvs.apply, []
+
+    def silent(batch):
+        """Deletes and says nothing; for a second nothing can be added."""
+        if not since and any(isinstance(one, DeleteRealServer) for one in batch):
+            since.append(bench.now)
+            apply([one for one in batch if isinstance(one, DeleteRealServer)])
+            return [KernelError("no answer", errno.EINTR) for _ in batch]
+        is_full = since and bench.now < since[0] + 1
+        return [
+            KernelError("no memory", errno.ENOMEM)
+            if is_full and isinstance(one, AddRealServer)
+            else apply([one])[0]
+            for one in batch
+        ]
+
+    bench.kernel.ipvs.apply = silent
+    while len(order(bench)) < 3 or not since:
+        bench.now += 0.1
+        bench.settle()
+        assert len(order(bench)) == 3 or bench.inner.sysctls.values[EXPIRE] == "0"
+
+    bench.pass_time(20)
+    assert (addresses(A, B, C), "1") == (order(bench), bench.inner.sysctls.values[EXPIRE])
 
 
 def test_nothing_else_is_moved_while_one_cannot_come_back(monkeypatch):

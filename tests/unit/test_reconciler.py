@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 
 import pytest
@@ -11,7 +12,7 @@ from ipvs_agent.addresses import format_address
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import EndpointSlice, Node, Protocol, Service, VirtualServer
-from ipvs_agent.operations import AddVip, AddVirtualServer
+from ipvs_agent.operations import AddMember, AddRealServer, AddVip, AddVirtualServer
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.reconciler import Reconciler
 from ipvs_agent.reconcile.settings import Settings
@@ -620,3 +621,26 @@ def test_what_was_made_and_is_unwanted_before_all_is_listed_is_removed_then():
     bench.list_all()
 
     assert ({}, set(), set()) == (bench.tables(), bench.vips(), bench.members())
+
+
+@pytest.mark.parametrize("kind", [AddMember, AddVirtualServer, AddRealServer, AddVip])
+def test_a_single_sync_is_complete_though_the_kernel_refused_something_once(kind):
+    bench, refusals = Bench(), [KernelError("no memory", errno.ENOMEM)]
+    adapter = {AddVip: bench.kernel.vips, AddMember: bench.kernel.ipsets}.get(kind, bench.kernel.ipvs)
+    apply = adapter.apply
+
+    def refusing(batch):
+        return [refusals.pop() if refusals and isinstance(one, kind) else apply([one])[0] for one in batch]
+
+    adapter.apply = refusing
+    things = {Kind.SERVICE: service(), Kind.ENDPOINT_SLICE: endpoint_slice(endpoints=[A, B])}
+    bench.reconciler.tell([Put(which, thing) for which, thing in things.items()])
+    for which in Kind:
+        names = frozenset([things[which].name] if which in things else [])
+        bench.reconciler.tell([Listed(which, names)])
+
+    assert bench.reconciler.run_once()
+
+    assert [] == refusals
+    assert {"10.244.1.11:8080": 1, "10.244.1.12:8080": 1} == bench.tables()[str(VIP)]
+    assert {"10.96.0.80"} == bench.vips()
