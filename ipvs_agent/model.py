@@ -211,6 +211,15 @@ class ForwardingMethod(enum.IntEnum):
     DIRECT = 3
 
 
+METHOD_NAMES: Mapping[int, str] = {
+    ForwardingMethod.MASQUERADE: "Masq",
+    ForwardingMethod.LOCAL: "Local",
+    ForwardingMethod.TUNNEL: "Tunnel",
+    ForwardingMethod.DIRECT: "Route",
+}
+"""What the kernel's own listing and ipvsadm's call them."""
+
+
 FULL_NETMASK = -1
 """The netmask of a virtual server whose persistence tells single clients apart, in either family."""
 LONGEST_DRAIN = 7 * 86400.0

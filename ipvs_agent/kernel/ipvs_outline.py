@@ -13,7 +13,7 @@ import functools
 from collections.abc import Iterable, Iterator
 
 from ipvs_agent.addresses import Address
-from ipvs_agent.model import ForwardingMethod, Protocol, RealServer, VirtualServerKey, address_key
+from ipvs_agent.model import METHOD_NAMES, Protocol, RealServer, VirtualServerKey, address_key
 from ipvs_agent.observed import ObservedRealServer, Outlined
 
 PATH = "/proc/thread-self/net/ip_vs"
@@ -27,12 +27,7 @@ _REAL_SERVER = "  -> "
 _CONNECTIONS = 22
 """Characters at its end that are numbers of connections: "%-10d %-10d\\n"."""
 _PROTOCOLS = {protocol.name: protocol for protocol in Protocol}
-_METHODS = {
-    "Masq": ForwardingMethod.MASQUERADE,
-    "Local": ForwardingMethod.LOCAL,
-    "Tunnel": ForwardingMethod.TUNNEL,
-    "Route": ForwardingMethod.DIRECT,
-}
+_METHODS = {name: method for method, name in METHOD_NAMES.items()}
 
 
 def read(lines: Iterable[str]) -> Iterator[Outlined]:

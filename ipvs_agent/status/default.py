@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
 
 from ipvs_agent.addresses import Family
 from ipvs_agent.model import (
     FULL_NETMASK,
-    ForwardingMethod,
+    METHOD_NAMES,
     Protocol,
     ServiceFlags,
     VirtualServerKey,
@@ -25,12 +24,6 @@ Prot LocalAddress:Port Scheduler Flags
 """
 _WITHOUT_THIRD_FLAG = ("sh", "mh")
 """Schedulers whose third flag is shown by empty brackets only."""
-_METHODS: Mapping[int, str] = {
-    ForwardingMethod.MASQUERADE: "Masq",
-    ForwardingMethod.LOCAL: "Local",
-    ForwardingMethod.TUNNEL: "Tunnel",
-    ForwardingMethod.DIRECT: "Route",
-}
 
 
 def _virtual_server(observed: ObservedVirtualServer) -> str:
@@ -65,7 +58,7 @@ def _real_server(observed: ObservedRealServer) -> str:
     # A table may have 100,000 of these lines, and this takes two thirds of an f-string's time.
     return "  -> %-28s %-7s %-6d %-10d %-10d\n" % (  # noqa: UP031
         format_endpoint(real_server.address, real_server.port),
-        _METHODS[real_server.method],
+        METHOD_NAMES[real_server.method],
         real_server.weight,
         observed.active,
         observed.inactive,

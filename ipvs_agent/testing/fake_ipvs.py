@@ -20,6 +20,7 @@ from ipvs_agent.kernel.ipvs_errors import refused, unpackable
 from ipvs_agent.kernel.netlink import Refusal, kernel_error
 from ipvs_agent.model import (
     FULL_NETMASK,
+    METHOD_NAMES,
     ForwardingMethod,
     Protocol,
     RealServer,
@@ -361,14 +362,6 @@ def _as_reported(virtual_server: VirtualServer) -> VirtualServer:
     return msgspec.structs.replace(virtual_server, netmask=netmask, flags=flags)
 
 
-_METHODS = {
-    ForwardingMethod.MASQUERADE: "Masq",
-    ForwardingMethod.LOCAL: "Local",
-    ForwardingMethod.TUNNEL: "Tunnel",
-    ForwardingMethod.DIRECT: "Route",
-}
-
-
 def _line(observed: ObservedRealServer) -> str:
     """Return the line of a real server as ip_vs_info_seq_show of the kernel prints it."""
     server = observed.real_server
@@ -378,7 +371,7 @@ def _line(observed: ObservedRealServer) -> str:
     else:
         groups = ":".join(digits[start : start + 4] for start in range(0, 32, 4))
         endpoint = f"[{groups}]:{server.port:04X}"
-    method = _METHODS[ForwardingMethod(server.method)]
+    method = METHOD_NAMES[server.method]
     return (
         f"  -> {endpoint}      {method:<7} {server.weight:<6} {observed.active:<10} {observed.inactive:<10}\n"
     )

@@ -251,9 +251,7 @@ class TestOthersVirtualServer:
 
     def test_one_that_was_in_the_way_while_the_audit_read_is_given_up_when_it_is_gone(self):
         audited = Meanwhile()
-        audited.read()
-        audited.answer().pass_time(35)
-        audited.begin()
+        audited.begin_another()
         audited.read()
         self.come(audited.bench)
         audited.bench.put(*ASKING)
@@ -266,9 +264,7 @@ class TestOthersVirtualServer:
 
     def test_one_that_was_there_only_when_the_audit_read_is_seen_when_it_comes_back(self):
         audited = Meanwhile()
-        audited.read()
-        audited.answer().pass_time(35)
-        audited.begin()
+        audited.begin_another()
         self.come(audited.bench)
         audited.read()
         self.go(audited.bench)
@@ -325,9 +321,7 @@ def test_an_order_that_did_not_count_is_found_at_once_when_it_does():
 def test_a_set_that_changes_while_it_is_compared_is_not_taken_for_confirmed():
     audited = Meanwhile(service("a/gone", port("10.96.0.70")), endpoint_slice("a/gone", endpoints=PODS))
     bench = audited.bench
-    audited.read()
-    audited.answer().pass_time(35)
-    audited.begin()
+    audited.begin_another()
     audited.read()
     before = bench.kernel.ipsets.members("IPVS-AGENT-4-VIPS")
     bench.remove(service("a/gone", port("10.96.0.70"))).pass_time(5)
@@ -355,9 +349,7 @@ def test_members_of_a_set_that_is_gone_are_not_taken_for_there():
 def test_a_scheduler_that_changes_while_it_is_compared_is_not_taken_for_confirmed():
     audited = Meanwhile()
     bench = audited.bench
-    audited.read()
-    audited.answer().pass_time(35)
-    audited.begin()
+    audited.begin_another()
     audited.read()
     (before,) = bench.kernel.ipvs.virtual_servers()
     bench.put(service(annotations={"ipvs-agent.io/scheduler": "lc"}))
@@ -431,6 +423,12 @@ class Meanwhile:
         self.bench.worker.submit = self._jobs.append
         self.bench.pass_time(31)
         assert 1 == len(self._jobs)
+
+    def begin_another(self):
+        """Let this audit end, which confirms all that is there, and have another one begin."""
+        self.read()
+        self.answer().pass_time(35)
+        self.begin()
 
     def read(self):
         """Have the worker read and compare; its answer is kept back."""
