@@ -21,6 +21,7 @@ import msgspec
 from benchmarks import cluster, progress
 from benchmarks.sizes import Size
 from ipvs_agent.addresses import Address, parse_network
+from ipvs_agent.cli import run
 from ipvs_agent.desired.shim import Masquerade
 from ipvs_agent.kernel.api import Outcomes
 from ipvs_agent.kernel.node import NodeKernel
@@ -136,6 +137,7 @@ class AgentInProcess:
         self._is_at_work = False
         self._news = threading.Condition()
         settings = msgspec.structs.replace(settings, vip_mode=vip_mode)
+        run.tune_interpreter()
         made: Future[Reconciler] = Future()
         self._thread = threading.Thread(target=self._run, args=(name, settings, made), daemon=True)
         self._thread.start()

@@ -44,8 +44,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the agent; return the exit status."""
-    gc.set_threshold(_LOADING)
-    sys.setswitchinterval(_YIELD)
+    tune_interpreter()
     logs.set_up(verbose=arguments.verbose)
     config, without_effect = configuration.read(arguments)
     name = node_name(arguments.node_name, config)
@@ -66,6 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     _run_on(arguments, config, settings, kernel)
     logger.info("ended, the kernel goes on serving")
     return 0
+
+
+def tune_interpreter() -> None:
+    """Have the interpreter suit an agent that starts; what it is to do later is the reconciler's business."""
+    gc.set_threshold(_LOADING)
+    sys.setswitchinterval(_YIELD)
 
 
 def _run_once(

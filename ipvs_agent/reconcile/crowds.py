@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from ipvs_agent.desired.compile import NO_CROWDS
 from ipvs_agent.model import ObjectName, ServicePort
 from ipvs_agent.reconcile.timers import RoomDue, Timers
 from ipvs_agent.schedulers import TABLE_SIZES
@@ -27,16 +28,21 @@ class Crowds:
 
     def of(self, name: ObjectName) -> Mapping[ServicePort, int]:
         """Return how many endpoints must have room behind ports of a Service, though they may have fewer."""
+        ports = self._ended.get(name)
+        if ports is None:
+            return NO_CROWDS
         now = self._clock()
         crowded = [
             (port, room + 1)
-            for (port, room), ended in self._ended.get(name, {}).items()
+            for (port, room), ended in ports.items()
             if ended is None or now - ended < _PATIENCE
         ]
         return dict(sorted(crowded, key=lambda one: one[1]))
 
     def note(self, name: ObjectName, counts: Mapping[ServicePort, int]) -> None:
         """Take note of how many endpoints the ports of a Service have now; those with few may be left out."""
+        if not counts and name not in self._ended:
+            return  # as nearly always
         now = self._clock()
         is_over = {(port, room) for port, count in counts.items() for room in TABLE_SIZES if count > room}
         before = self._ended.pop(name, {})
