@@ -26,7 +26,7 @@ from ipvs_agent.kernel.ipsets import NetlinkIpSets
 from ipvs_agent.kernel.ipvs import NetlinkIpvs
 from ipvs_agent.kernel.netlink import NetlinkSocket
 from ipvs_agent.kernel.vips import NetlinkVips
-from ipvs_agent.sources.changes import Change, Kind, Listed, Put
+from ipvs_agent.sources.changes import Change, Kind, Listed, Put, Rejected, Removed
 from ipvs_agent.sources.manifest import Manifest
 
 T = TypeVar("T")
@@ -92,8 +92,10 @@ def measure(namespace: str, path: Path) -> dict[str, float]:
         watch.seconds.clear()
         started = time.perf_counter()
         manifest = watch.timed("list", Manifest)(str(path), data)
-        changes = watch.timed("decode", lambda: list(manifest.changes()))()
+        changes: list[Put | Removed | Rejected] = watch.timed("decode", list)(manifest.changes())
+        del manifest, data
         agent.tell([*changes, *_listed(changes)])
+        del changes
         agent.wait_until_serving()
         agent.end()
     seconds = watch.seconds | {"compile": agent.stages["compile"]}

@@ -76,6 +76,8 @@ _RealServers = tuple[RealServer, ...]
 
 NO_MARKS: Mapping[ServicePort, int] = {}
 NO_CROWDS: Mapping[ServicePort, int] = {}
+_NOWHERE: frozenset[tuple[TrafficPolicy, Family]] = frozenset()
+"""One for nearly all Services: Python makes an empty set of 200 octets each time it is asked for one."""
 
 
 def compile_service(
@@ -135,7 +137,7 @@ def compile_service(
         health,
         tuple(dict.fromkeys(skipped)),
         counts,
-        frozenset(not_local),
+        frozenset(not_local) if not_local else _NOWHERE,
     )
 
 

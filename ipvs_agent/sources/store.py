@@ -33,7 +33,7 @@ class Store:
         self._dns: dict[ObjectName, None] = {}
         """Services that are labelled as the DNS of the cluster."""
         self._slices: dict[ObjectName, EndpointSlice] = {}
-        self._slices_of: dict[ObjectName, dict[ObjectName, EndpointSlice]] = {}
+        self._slices_of: dict[ObjectName, tuple[EndpointSlice, ...]] = {}
         self.api_servers: frozenset[RealServerKey] = frozenset()
         """Where the API server is, as its own Service's slices say."""
 
@@ -49,7 +49,7 @@ class Store:
 
     def slices(self, service: ObjectName) -> Collection[EndpointSlice]:
         """Return the slices of a Service."""
-        return self._slices_of.get(service, {}).values()
+        return self._slices_of.get(service, ())
 
     def service_nearby(self, name: ObjectName) -> tuple[Service, bool] | None:
         """Return a Service, and whether it has an endpoint on this node."""
@@ -119,8 +119,11 @@ class Store:
         if old is not None and old.service != new.service:
             self._remove(Kind.ENDPOINT_SLICE, old.name)
         self._slices[new.name] = new
-        self._slices_of.setdefault(new.service, {})[new.name] = new
+        self._slices_of[new.service] = (*self._siblings(new), new)
         self._touch_slices(new.service)
+
+    def _siblings(self, one: EndpointSlice) -> list[EndpointSlice]:
+        return [other for other in self._slices_of.get(one.service, ()) if other.name != one.name]
 
     def _touch_slices(self, service: ObjectName) -> None:
         self.dirty[service] = None
@@ -140,9 +143,9 @@ class Store:
         elif kind is Kind.ENDPOINT_SLICE:
             old = self._slices.pop(name, None)
             if old is not None:
-                siblings = self._slices_of[old.service]
-                del siblings[name]
-                if not siblings:
+                if siblings := self._siblings(old):
+                    self._slices_of[old.service] = tuple(siblings)
+                else:
                     del self._slices_of[old.service]
                 self._touch_slices(old.service)
         elif self.node is not None and self.node.name == name.name:
