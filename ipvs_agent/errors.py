@@ -11,12 +11,15 @@ AgentError
     ├── InvalidRequest          a value that the kernel does not take
     ├── PermissionDenied        CAP_NET_ADMIN is missing in this network namespace
     ├── Busy                    something still refers to it
+    ├── PartlyRefused           some or all of what an operation stands for was refused
     ├── SetFull                 the ipset has reached its maxelem
     ├── MissingModule           a kernel module is needed and cannot be loaded
     └── CommandFailed           iptables-restore, iptables-save or modprobe failed
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class AgentError(Exception):
@@ -68,6 +71,18 @@ class PermissionDenied(KernelError):
 
 class Busy(KernelError):
     """Something still refers to what was to be removed."""
+
+
+class PartlyRefused(KernelError):
+    """Some or all of what an operation stands for was refused; the message is that of the first.
+
+    outcomes: of each part, in their order, None where it was done, else why not.
+    """
+
+    def __init__(self, outcomes: Sequence[KernelError | None]) -> None:
+        first = next(outcome for outcome in outcomes if outcome is not None)
+        super().__init__(str(first), first.number)
+        self.outcomes = outcomes
 
 
 class SetFull(KernelError):

@@ -100,6 +100,21 @@ class AddRealServer(_Value, frozen=True, gc=False):
         return f"ipvsadm -a {self.key} -r {_real_server(self.real_server)}"
 
 
+class AddRealServers(_Value, frozen=True, gc=False):
+    """Put real servers behind a virtual server that has none: one value for all that it begins with."""
+
+    phase: ClassVar[Phase] = Phase.ADD_REAL_SERVERS
+    key: VirtualServerKey
+    real_servers: tuple[RealServer, ...]
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.one_by_one()))
+
+    def one_by_one(self) -> list[AddRealServer]:
+        """Return the operations that it stands for."""
+        return [AddRealServer(self.key, server) for server in self.real_servers]
+
+
 class SetRealServer(_Value, frozen=True, gc=False):
     """Change weight, thresholds or forwarding of a real server."""
 
@@ -174,6 +189,7 @@ IpvsOperation = (
     | SetVirtualServer
     | DeleteVirtualServer
     | AddRealServer
+    | AddRealServers
     | SetRealServer
     | DeleteRealServer
 )

@@ -4,8 +4,8 @@ Each Protocol has two implementations: the real one beside this module, and a fa
 ipvs_agent.testing; tests/contract/ holds both to the same behaviour.
 
 A batch (`apply`) runs in the order given, in as few messages as possible. Its answer is as long as the batch:
-None where the operation was done, else why not. An operation that fails never stops the ones behind it.
-Every other method raises KernelError.
+None where the operation was done, else why not; PartlyRefused where the operation stands for several. What
+fails never stops what is behind it. Every other method raises KernelError.
 """
 
 from __future__ import annotations

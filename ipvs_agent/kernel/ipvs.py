@@ -10,11 +10,11 @@ from itertools import repeat
 from ipvs_agent.errors import KernelError, MissingModule
 from ipvs_agent.kernel import ipvs_outline, ipvs_replies, ipvs_requests
 from ipvs_agent.kernel.api import Outcomes, Reading, SyncDaemon, SyncRole, Timeouts
-from ipvs_agent.kernel.ipvs_errors import refused, unpackable
-from ipvs_agent.kernel.netlink import NETLINK_GENERIC, Message, NetlinkSocket, generic_family
+from ipvs_agent.kernel.ipvs_errors import partly_refused, refused, unpackable
+from ipvs_agent.kernel.netlink import NETLINK_GENERIC, Message, NetlinkSocket, Refusal, generic_family
 from ipvs_agent.model import VirtualServerKey
 from ipvs_agent.observed import IpvsInfo, ObservedRealServer, ObservedVirtualServer, Outlined
-from ipvs_agent.operations import IpvsOperation
+from ipvs_agent.operations import AddRealServers, IpvsOperation
 
 _DUMPS = 200
 """Real servers of so many virtual servers are in memory twice, as the kernel gave them and as values."""
@@ -48,14 +48,19 @@ class NetlinkIpvs:
         except (struct.error, OverflowError) as error:
             # Rare and wrong, so the hot path does not look for it: halve the batch until it is alone.
             if len(operations) == 1:
-                return [unpackable(operations[0], error)]
+                return [self._unpackable(operations[0], error)]
             middle = len(operations) // 2
             return self.apply(operations[:middle]) + self.apply(operations[middle:])
         refusals = self._socket.send([*zip(repeat(self._family), repeat(0), payloads)])
-        return [
-            None if refusal is None else refused(operation, refusal)
-            for operation, refusal in zip(operations, refusals, strict=True)
-        ]
+        if not any(refusals):
+            return [None] * len(operations)
+        remaining = iter(refusals)
+        return [_outcome(operation, remaining) for operation in operations]
+
+    def _unpackable(self, operation: IpvsOperation, error: Exception) -> KernelError | None:
+        if isinstance(operation, AddRealServers):
+            return partly_refused(self.apply(operation.one_by_one()))
+        return unpackable(operation, error)
 
     def virtual_servers(self) -> list[ObservedVirtualServer]:
         """Return all virtual servers of this network namespace, in the kernel's order."""
@@ -145,3 +150,11 @@ class NetlinkIpvs:
 
     def _dump(self, payload: bytes) -> list[bytes]:
         return self._socket.dump(Message(self._family, 0, payload))
+
+
+def _outcome(operation: IpvsOperation, remaining: Iterator[Refusal | None]) -> KernelError | None:
+    """Return what became of an operation; remaining: what became of its messages and all behind them."""
+    if isinstance(operation, AddRealServers):
+        return partly_refused([_outcome(one, remaining) for one in operation.one_by_one()])
+    refusal = next(remaining)
+    return None if refusal is None else refused(operation, refusal)

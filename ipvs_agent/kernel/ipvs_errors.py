@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from ipvs_agent.errors import InvalidRequest, KernelError, NotFound, NoVirtualServer, UnknownScheduler
+from ipvs_agent.errors import (
+    InvalidRequest,
+    KernelError,
+    NotFound,
+    NoVirtualServer,
+    PartlyRefused,
+    UnknownScheduler,
+)
 from ipvs_agent.kernel.netlink import Refusal, kernel_error
 from ipvs_agent.operations import (
     AddRealServer,
@@ -39,6 +46,11 @@ def refused(operation: IpvsOperation, refusal: Refusal) -> KernelError:
     if kind is UnknownScheduler:
         reason = _lacking(operation)
     return kind(f"{operation}: {reason}", refusal.number)
+
+
+def partly_refused(outcomes: Sequence[KernelError | None]) -> KernelError | None:
+    """Return the error for an operation by what became of its parts; None where all were done."""
+    return PartlyRefused(outcomes) if any(outcomes) else None
 
 
 def _lacking(operation: IpvsOperation) -> str:

@@ -20,6 +20,7 @@ from ipvs_agent.kernel.netlink import attribute, generic_header
 from ipvs_agent.model import FULL_NETMASK, RealServer, VirtualServer, VirtualServerKey
 from ipvs_agent.operations import (
     AddRealServer,
+    AddRealServers,
     AddVirtualServer,
     DeleteRealServer,
     DeleteVirtualServer,
@@ -47,6 +48,7 @@ _COMMANDS: dict[type[IpvsOperation], bytes] = {
         (SetVirtualServer, _SET_SERVICE),
         (DeleteVirtualServer, _DEL_SERVICE),
         (AddRealServer, _NEW_DEST),
+        (AddRealServers, _NEW_DEST),
         (SetRealServer, _SET_DEST),
         (DeleteRealServer, _DEL_DEST),
     )
@@ -59,11 +61,11 @@ _ON_REAL_SERVERS = (AddRealServer, SetRealServer)
 
 
 def pack(operations: Iterable[IpvsOperation]) -> list[bytes]:
-    """Pack operations, each into one payload.
+    """Pack operations, each into one payload; AddRealServers into one for each real server.
 
     Raises struct.error or OverflowError where a number does not fit its attribute.
     """
-    payloads = []
+    payloads: list[bytes] = []
     last_kind: type[IpvsOperation] | None = None
     last_key: VirtualServerKey | None = None
     prefix = b""
@@ -77,6 +79,8 @@ def pack(operations: Iterable[IpvsOperation]) -> list[bytes]:
             prefix = _COMMANDS[kind] + _service_key(last_key)
         if isinstance(operation, _ON_REAL_SERVERS):
             payloads.append(prefix + _dest(operation.real_server))
+        elif isinstance(operation, AddRealServers):
+            payloads += [prefix + _dest(server) for server in operation.real_servers]
         elif isinstance(operation, DeleteRealServer):
             payloads.append(prefix + _dest_key(operation.address, operation.port))
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 
 import msgspec
 
@@ -23,6 +23,7 @@ from ipvs_agent.model import (
 from ipvs_agent.operations import (
     AddMember,
     AddRealServer,
+    AddRealServers,
     AddVip,
     AddVirtualServer,
     DeleteMember,
@@ -36,18 +37,33 @@ from ipvs_agent.operations import (
 from ipvs_agent.schedulers import fills_table
 
 
-class Held(msgspec.Struct):
-    """A virtual server that the kernel holds for us."""
+class Held(msgspec.Struct, eq=False):
+    """A virtual server that the kernel holds for us, with its real servers in the order of their coming."""
 
     virtual_server: VirtualServer
-    real_servers: dict[RealServerKey, RealServer]
-    """In the order in which they were added."""
+    _real_servers: dict[RealServerKey, RealServer] | tuple[RealServer, ...]
+    """A tuple, shared with what is wanted, until one of them is asked for; of most nobody ever does."""
+
+    @property
+    def real_servers(self) -> dict[RealServerKey, RealServer]:
+        """Return the real servers by address and port, in order; to be changed too."""
+        if isinstance(self._real_servers, tuple):
+            self._real_servers = {server.endpoint: server for server in self._real_servers}
+        return self._real_servers
+
+    @property
+    def in_order(self) -> Collection[RealServer]:
+        """Return the real servers in order, to be looked at."""
+        held = self._real_servers
+        return held if isinstance(held, tuple) else held.values()
 
 
 def are_alike(one: Held | None, other: Held | None) -> bool:
     """Tell whether two virtual servers are the same, in the order of real servers too where that counts."""
-    if one is None or other is None or one != other:
+    if one is None or other is None:
         return one is other
+    if one.virtual_server != other.virtual_server or one.real_servers != other.real_servers:
+        return False
     return not fills_table(one.virtual_server.scheduler) or [*one.real_servers] == [*other.real_servers]
 
 
@@ -138,6 +154,8 @@ class Achieved:
                 behind = self.virtual_servers[operation.key].real_servers
                 behind[server.address, server.port] = server
                 self.doubt(operation.key)
+            case AddRealServers():
+                self._add_real_servers(operation)
             case DeleteRealServer():
                 held = self.virtual_servers[operation.key]
                 held.real_servers.pop((operation.address, operation.port), None)
@@ -157,6 +175,14 @@ class Achieved:
                 self._add(Vip(operation.address, operation.form))
             case DeleteVip():
                 self._discard(Vip(operation.address, operation.form))
+
+    def _add_real_servers(self, operation: AddRealServers) -> None:
+        held = self.virtual_servers[operation.key]
+        if held.in_order:
+            held.real_servers.update((server.endpoint, server) for server in operation.real_servers)
+        else:
+            self.virtual_servers[operation.key] = Held(held.virtual_server, operation.real_servers)
+        self.doubt(operation.key)
 
     def observe(
         self, key: VirtualServerKey, found: VirtualServer | None, behind: dict[RealServerKey, RealServer]

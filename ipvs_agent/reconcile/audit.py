@@ -145,8 +145,8 @@ def read_outline(
 def outlined(held: Held) -> Held:
     """Return what an outline says of a virtual server that is as it was left."""
     servers = {
-        endpoint: RealServer(server.address, server.port, server.weight, server.method)
-        for endpoint, server in held.real_servers.items()
+        server.endpoint: RealServer(server.address, server.port, server.weight, server.method)
+        for server in held.in_order
     }
     return Held(held.virtual_server, servers)
 

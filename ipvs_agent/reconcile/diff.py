@@ -17,6 +17,7 @@ from ipvs_agent.model import Frontend, RealServerKey, SetMember, VirtualServer, 
 from ipvs_agent.operations import (
     AddMember,
     AddRealServer,
+    AddRealServers,
     AddVirtualServer,
     DeleteMember,
     DeleteRealServer,
@@ -38,8 +39,8 @@ def virtual_server(key: VirtualServerKey, wanted: Frontend | None, held: Held | 
         return
     if held is None:
         yield AddVirtualServer(wanted.virtual_server)
-        for real_server in wanted.real_servers:
-            yield AddRealServer(key, real_server)
+        if wanted.real_servers:
+            yield AddRealServers(key, wanted.real_servers)
         return
     if held.virtual_server != wanted.virtual_server:
         yield SetVirtualServer(wanted.virtual_server)
@@ -47,7 +48,7 @@ def virtual_server(key: VirtualServerKey, wanted: Frontend | None, held: Held | 
 
 
 def _real_servers(key: VirtualServerKey, wanted: Frontend, held: Held) -> Iterator[Operation]:
-    if wanted.real_servers == tuple(held.real_servers.values()):
+    if wanted.real_servers == tuple(held.in_order):
         return  # as mostly where all is looked at
     staying: set[RealServerKey] = set()
     for real_server in wanted.real_servers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast
 
 import msgspec
@@ -11,12 +11,13 @@ import msgspec
 from ipvs_agent.addresses import Address
 from ipvs_agent.desired import sets
 from ipvs_agent.desired.sets import Purpose
-from ipvs_agent.errors import AlreadyExists, KernelError, NotFound
+from ipvs_agent.errors import AlreadyExists, KernelError, NotFound, PartlyRefused
 from ipvs_agent.kernel.api import Kernel, Outcomes
-from ipvs_agent.model import Frontend, SetMember, VirtualServerKey
+from ipvs_agent.model import Frontend, RealServer, SetMember, VirtualServerKey
 from ipvs_agent.operations import (
     AddMember,
     AddRealServer,
+    AddRealServers,
     AddVip,
     AddVirtualServer,
     DeleteMember,
@@ -82,9 +83,20 @@ def execute(
         for operation, error in zip(batch, _apply(phase, batch, kernel), strict=True):
             if error is None or _is_as_wanted(operation, error):
                 achieved.record(operation)
+            elif isinstance(operation, AddRealServers) and isinstance(error, PartlyRefused):
+                failures += _record_parts(operation, error, achieved)
             else:
                 failures.append(Failure(operation, error))
     return failures
+
+
+def _record_parts(operation: AddRealServers, error: PartlyRefused, achieved: Achieved) -> Iterator[Failure]:
+    """Record which real servers were added, and yield those that were not."""
+    for one, outcome in zip(operation.one_by_one(), error.outcomes, strict=True):
+        if outcome is None:
+            achieved.record(one)
+        else:
+            yield Failure(one, outcome)
 
 
 def _by_phase(operations: Iterable[Operation]) -> dict[Phase, list[Operation]]:
@@ -130,7 +142,9 @@ def _obstacle(operation: Operation, achieved: Achieved, wanted: _Wanted) -> str:
     """
     match operation:
         case AddRealServer() | SetRealServer():
-            obstacle = _what_real_server_lacks(operation, achieved, wanted)
+            obstacle = _what_real_servers_lack(operation.key, [operation.real_server], achieved, wanted)
+        case AddRealServers():
+            obstacle = _what_real_servers_lack(operation.key, operation.real_servers, achieved, wanted)
         case AddMember():
             obstacle = _what_comes_first(operation.member, achieved, wanted)
         case DeleteMember():
@@ -149,15 +163,15 @@ def _obstacle(operation: Operation, achieved: Achieved, wanted: _Wanted) -> str:
 _NO_VIRTUAL_SERVER = "its virtual server is not there"
 
 
-def _what_real_server_lacks(
-    operation: AddRealServer | SetRealServer, achieved: Achieved, wanted: _Wanted
+def _what_real_servers_lack(
+    key: VirtualServerKey, real_servers: Iterable[RealServer], achieved: Achieved, wanted: _Wanted
 ) -> str:
-    if operation.key not in achieved.virtual_servers:
+    if key not in achieved.virtual_servers:
         return _NO_VIRTUAL_SERVER
-    if not operation.real_server.weight:
+    if not any(server.weight for server in real_servers):
         # One that drains is there without a restriction, and is not opened before it has one again.
         return ""
-    return _missing_member(wanted(operation.key), achieved, restricts_only=True)
+    return _missing_member(wanted(key), achieved, restricts_only=True)
 
 
 def _what_vip_lacks(vip: Address, achieved: Achieved) -> str:

@@ -16,7 +16,7 @@ from ipvs_agent.addresses import Address, Family, family_of, parse_address
 from ipvs_agent.errors import KernelError
 from ipvs_agent.kernel import ipvs_outline, ipvs_requests
 from ipvs_agent.kernel.api import Outcomes, Reading, SyncDaemon, SyncRole, Timeouts
-from ipvs_agent.kernel.ipvs_errors import refused, unpackable
+from ipvs_agent.kernel.ipvs_errors import partly_refused, refused, unpackable
 from ipvs_agent.kernel.netlink import Refusal, kernel_error
 from ipvs_agent.model import (
     FULL_NETMASK,
@@ -32,6 +32,7 @@ from ipvs_agent.model import (
 from ipvs_agent.observed import Counters, IpvsInfo, ObservedRealServer, ObservedVirtualServer, Outlined
 from ipvs_agent.operations import (
     AddRealServer,
+    AddRealServers,
     AddVirtualServer,
     DeleteRealServer,
     DeleteVirtualServer,
@@ -123,6 +124,8 @@ class FakeIpvs:
         return [self._outcome(operation) for operation in operations]
 
     def _outcome(self, operation: IpvsOperation) -> KernelError | None:
+        if isinstance(operation, AddRealServers):
+            return partly_refused([self._outcome(one) for one in operation.one_by_one()])
         try:
             ipvs_requests.pack([operation])
         except (struct.error, OverflowError) as error:
@@ -130,7 +133,15 @@ class FakeIpvs:
         number = self._carry_out(operation)
         return refused(operation, Refusal(number, "", b"")) if number else None
 
-    def _carry_out(self, operation: IpvsOperation) -> int:
+    def _carry_out(
+        self,
+        operation: AddVirtualServer
+        | SetVirtualServer
+        | DeleteVirtualServer
+        | AddRealServer
+        | SetRealServer
+        | DeleteRealServer,
+    ) -> int:
         """Return 0, or the errno; the order of the questions is the kernel's (ip_vs_genl_set_cmd)."""
         if isinstance(operation, AddVirtualServer):
             return self._add_virtual_server(operation.virtual_server)

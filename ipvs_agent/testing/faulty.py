@@ -21,6 +21,8 @@ from ipvs_agent.kernel.api import (
     Sysctls,
     Vips,
 )
+from ipvs_agent.kernel.ipvs_errors import partly_refused
+from ipvs_agent.operations import AddRealServers
 
 
 class FaultyKernel:
@@ -52,7 +54,16 @@ class _Faulty:
         self._fails = fails
 
     def apply(self, operations: Sequence[Any]) -> Outcomes:
-        """Run the operations that do not fail here, as one batch."""
+        """Run the operations that do not fail here, as one batch; of one for several each may fail."""
+        parts = [_parts(operation) for operation in operations]
+        done = iter(self._apply([one for each in parts for one in each]))
+        outcomes = [[next(done) for _ in each] for each in parts]
+        return [
+            partly_refused(each) if isinstance(operation, AddRealServers) else each[0]
+            for operation, each in zip(operations, outcomes, strict=True)
+        ]
+
+    def _apply(self, operations: Sequence[Any]) -> Outcomes:
         faults: Outcomes = [_fault(operation) if self._fails() else None for operation in operations]
         chosen = [operation for operation, fault in zip(operations, faults, strict=True) if fault is None]
         done = iter(self._inner.apply(chosen))
@@ -65,6 +76,10 @@ class _Faulty:
             return getattr(self._inner, name)(*arguments)
 
         return call
+
+
+def _parts(operation: Any) -> list[Any]:
+    return [*operation.one_by_one()] if isinstance(operation, AddRealServers) else [operation]
 
 
 def _fault(what: object) -> KernelError:

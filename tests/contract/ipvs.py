@@ -11,7 +11,13 @@ from ipvs_agent import errors
 from ipvs_agent.addresses import parse_address
 from ipvs_agent.kernel.api import SyncDaemon, SyncRole, Timeouts
 from ipvs_agent.model import ForwardingMethod, RealServer, VirtualServer
-from ipvs_agent.operations import AddRealServer, AddVirtualServer, DeleteRealServer, SetRealServer
+from ipvs_agent.operations import (
+    AddRealServer,
+    AddRealServers,
+    AddVirtualServer,
+    DeleteRealServer,
+    SetRealServer,
+)
 from tests.contract.ipvs_real_servers import RealServersContract
 from tests.contract.ipvs_tables import KEY, KEY6, POD, POD6, add, configured, kinds, random_table
 from tests.contract.ipvs_virtual_servers import VirtualServersContract
@@ -29,8 +35,9 @@ class IpvsContract(VirtualServersContract, RealServersContract):
     def test_any_table_reads_back_as_it_was_applied(self, ipvs, seed):
         table = random_table(random.Random(seed), 60)
         additions = [AddVirtualServer(virtual_server) for virtual_server in table]
-        for virtual_server, real_servers in table.items():
-            additions += [AddRealServer(virtual_server.key, each) for each in sorted(real_servers)]
+        for number, (virtual_server, real_servers) in enumerate(table.items()):
+            together = AddRealServers(virtual_server.key, tuple(sorted(real_servers)))
+            additions += [together] if number % 2 else together.one_by_one()
 
         assert [None] * len(additions) == ipvs.apply(additions)
 
@@ -55,6 +62,26 @@ class IpvsContract(VirtualServersContract, RealServersContract):
         assert expected == kinds(outcomes)
         for operation, outcome in zip(operations, outcomes, strict=True):
             assert outcome is None or str(outcome).startswith(f"{operation}: ")
+
+    def test_what_was_refused_of_an_operation_for_several_is_told_one_by_one(self, ipvs):
+        ports = [1, 65536, 2, 1, 3]
+        behind = tuple(RealServer(POD, port) for port in ports)
+        missing = AddRealServers(KEY6, (RealServer(POD6, 1), RealServer(POD6, 2)))
+
+        made, partly, none, last = ipvs.apply(
+            [
+                AddVirtualServer(VirtualServer(KEY, "rr")),
+                AddRealServers(KEY, behind),
+                missing,
+                AddRealServer(KEY, RealServer(POD, 4)),
+            ]
+        )
+
+        assert [None, errors.PartlyRefused, errors.PartlyRefused, None] == kinds([made, partly, none, last])
+        assert [None, errors.InvalidRequest, None, errors.AlreadyExists, None] == kinds(partly.outcomes)
+        assert [errors.NoVirtualServer] * 2 == kinds(none.outcomes)
+        assert str(none) == f"{missing.one_by_one()[0]}: the virtual server is not there"
+        assert [4, 3, 2, 1] == [observed.real_server.port for observed in ipvs.real_servers(KEY)]
 
     def test_a_number_that_no_message_can_hold_fails_alone(self, ipvs):
         add(ipvs, KEY)

@@ -9,10 +9,10 @@ import random
 import pytest
 
 from ipvs_agent.addresses import format_address
-from ipvs_agent.errors import KernelError
+from ipvs_agent.errors import KernelError, PartlyRefused
 from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import EndpointSlice, Node, Protocol, Service, VirtualServer
-from ipvs_agent.operations import AddMember, AddRealServer, AddVip, AddVirtualServer
+from ipvs_agent.operations import AddMember, AddRealServer, AddRealServers, AddVip, AddVirtualServer
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.reconcile.reconciler import Reconciler
 from ipvs_agent.reconcile.settings import Settings
@@ -184,7 +184,7 @@ def test_sets_come_before_virtual_servers_and_vips_last():
         _log_applies(adapter, order)
     bench.put(service(), endpoint_slice(endpoints=[A]))
     bench.list_all()
-    assert ["AddMember", "AddVirtualServer", "AddRealServer", "AddVip"] == order
+    assert ["AddMember", "AddVirtualServer", "AddRealServers", "AddVip"] == order
     order.clear()
     bench.remove(service())
     bench.pass_time(3)
@@ -623,7 +623,7 @@ def test_what_was_made_and_is_unwanted_before_all_is_listed_is_removed_then():
     assert ({}, set(), set()) == (bench.tables(), bench.vips(), bench.members())
 
 
-@pytest.mark.parametrize("kind", [AddMember, AddVirtualServer, AddRealServer, AddVip])
+@pytest.mark.parametrize("kind", [AddMember, AddVirtualServer, AddRealServers, AddVip])
 def test_a_single_sync_is_complete_though_the_kernel_refused_something_once(kind):
     bench, refusals = Bench(), [KernelError("no memory", errno.ENOMEM)]
     adapter = {AddVip: bench.kernel.vips, AddMember: bench.kernel.ipsets}.get(kind, bench.kernel.ipvs)
@@ -644,3 +644,39 @@ def test_a_single_sync_is_complete_though_the_kernel_refused_something_once(kind
     assert [] == refusals
     assert {"10.244.1.11:8080": 1, "10.244.1.12:8080": 1} == bench.tables()[str(VIP)]
     assert {"10.96.0.80"} == bench.vips()
+
+
+def test_of_the_first_real_servers_one_that_is_refused_is_tried_again_alone():
+    bench = Bench()
+    bench.kernel.ipvs.apply = refusing = _RefusingAmongOthers(bench.kernel.ipvs.apply, B.address)
+    bench.put(service(), endpoint_slice(endpoints=[A, B]))
+    bench.list_all()
+
+    assert {"10.244.1.11:8080": 1, "10.244.1.12:8080": 1} == bench.tables()[str(VIP)]
+    additions = [one for batch in refusing.batches for one in batch if isinstance(one, AddRealServer)]
+    assert [B.address] == [one.real_server.address for one in additions]
+
+
+class _RefusingAmongOthers:
+    """Refuses an address that is to come together with others."""
+
+    def __init__(self, apply, address):
+        self.batches = []
+        self._apply = apply
+        self._address = address
+
+    def __call__(self, batch):
+        self.batches.append(batch)
+        return [self._outcome(one) for one in batch]
+
+    def _outcome(self, operation):
+        if not isinstance(operation, AddRealServers):
+            return self._apply([operation])[0]
+        return PartlyRefused(
+            [
+                KernelError("no memory", errno.ENOMEM)
+                if one.real_server.address == self._address
+                else self._apply([one])[0]
+                for one in operation.one_by_one()
+            ]
+        )
