@@ -78,8 +78,9 @@ def _measure(size: Size) -> results.Row:
             begun = len(stamped.read(stamps))
             _wait(agent, lambda: len(stamped.read(stamps)) >= begun + count, what)
 
-        wait_for_audits(1)  # what the start left to be done is over
-        row["audits"] = minute_of(left.rate(lambda: _hold(agent)), left.rate(lambda: wait_for_audits(AUDITS)))
+        wait_for_audits(2)  # what the start left is over, and so is the first one, which takes all apart
+        at_work = left.rate(lambda: wait_for_audits(AUDITS))
+        row["audits"] = minute_of(left.rate(lambda: _hold(agent)), at_work)
     return row
 
 

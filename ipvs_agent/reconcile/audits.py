@@ -144,18 +144,19 @@ class Audits:
     def read_slice(self) -> None:
         """Have the next real servers read."""
         self._is_resting = False
-        if self._outline is not None:
-            self._worker.submit(self._read_outline)
+        outline = self._outline
+        if outline is not None:
+            self._worker.submit(lambda: self._read_outline(outline))
         elif self._unread:
             keys = list(itertools.islice(self._unread, audit.SLICE))
             self._worker.submit(lambda: self._read_in_full(keys))
         else:
             self.end()
 
-    def _read_outline(self) -> None:
+    def _read_outline(self, outline: Iterator[Outlined]) -> None:
         """Runs in the worker, which alone goes on with the outline."""
         try:
-            table, outlined = audit.read_outline(self._outline or iter(()), self._keeper.achieved.confirmed)
+            table, outlined = audit.read_outline(outline, self._keeper.achieved.confirmed)
         except KernelError:
             table, outlined = {}, {}  # what it does not show is read in full
         self._tell(SliceRead(table, outlined))
