@@ -62,9 +62,11 @@ def are_alike(one: Held | None, other: Held | None) -> bool:
     """Tell whether two virtual servers are the same, in the order of real servers too where that counts."""
     if one is None or other is None:
         return one is other
-    if one.virtual_server != other.virtual_server or one.real_servers != other.real_servers:
+    if one.virtual_server != other.virtual_server:
         return False
-    return not fills_table(one.virtual_server.scheduler) or [*one.real_servers] == [*other.real_servers]
+    if [*one.in_order] == [*other.in_order]:
+        return True
+    return not fills_table(one.virtual_server.scheduler) and one.real_servers == other.real_servers
 
 
 VIRTUAL_SERVERS = "virtual servers"
