@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import yaml
 
 from benchmarks import cluster, progress
 from benchmarks.sizes import Size
-from tests.kube.client import Client
+from tests.kube import control
+from tests.kube.client import Client, Object
 from tools.lab.agent import ROOT
+
+NAMESPACE = "bench"
+_AT_ONCE = 500
+"""Services, each with its slices, that are handed over at once."""
+
+
+class Seeded(Protocol):
+    """A server that is filled past its API (tests/kube/seed.py)."""
+
+    def seed(self, things: Sequence[Object], /) -> None:
+        """Make many objects."""
+
+    def remove_slices(self, namespace: str, /) -> None:
+        """Remove all slices of a namespace."""
+
+
+class Beside:
+    """The server beside the machine, which is filled from there."""
+
+    def __init__(self) -> None:
+        self._control = os.environ["IPVS_AGENT_KUBE_CONTROL"]
+
+    def seed(self, things: Sequence[Object]) -> None:
+        """Make many objects."""
+        control.ask(self._control, "seed", things)
+
+    def remove_slices(self, namespace: str) -> None:
+        """Remove all slices of a namespace."""
+        control.ask(self._control, "remove_slices", namespace)
 
 
 def client() -> Client:
@@ -27,19 +59,18 @@ def prepare(server: Client, node_name: str, node_address: str) -> None:
             server.create(thing)
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node_name}}
     server.create(node | {"status": {"addresses": [{"type": "InternalIP", "address": node_address}]}})
-    server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bench"}})
+    server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
 
 
-def grow(server: Client, before: Size | None, size: Size) -> None:
+def grow(server: Seeded, before: Size | None, size: Size) -> None:
     """Bring a cluster to a size of as many Services at least; before: its size, None: nothing is there."""
     there = before.services if before is not None else 0
     keeps_slices = before is None or before.endpoints == size.endpoints
+    if not keeps_slices:
+        server.remove_slices(NAMESPACE)
     numbers = range(there if keeps_slices else 0, size.services)
-    for number in progress.over(numbers, len(numbers), f"creating {size}"):
-        if before is not None and number < there:
-            for endpoint_slice in cluster.endpoint_slices(number, before.endpoints):
-                server.delete(endpoint_slice)
-        else:
-            server.create(cluster.service(number))
-        for endpoint_slice in cluster.endpoint_slices(number, size.endpoints):
-            server.create(endpoint_slice)
+    parts = [numbers[begin : begin + _AT_ONCE] for begin in range(0, len(numbers), _AT_ONCE)]
+    for part in progress.over(parts, len(parts), f"creating {size}, {_AT_ONCE} Services at once"):
+        services = (cluster.service(number) for number in part if number >= there)
+        slices = (one for number in part for one in cluster.endpoint_slices(number, size.endpoints))
+        server.seed([*services, *slices])

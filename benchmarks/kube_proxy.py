@@ -55,9 +55,9 @@ def main(sizes: Sequence[Size] = SMALL, sync_limit: float = SYNC_LIMIT) -> bool:
     rows: list[results.Row] = []
     with api.client() as server:
         api.prepare(server, contenders.NODE, contenders.ADDRESS)
-        there = None
+        beside, there = api.Beside(), None
         for size in sorted(sizes):
-            api.grow(server, there, size)
+            api.grow(beside, there, size)
             there = size
             for name in (contenders.AGENT, contenders.KUBE_PROXY):
                 what: results.Row = {"services": str(size), "size": size.services, "who": name}

@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder, ApiServer() as server:
         with server.client() as client:
             api.prepare(client, "node-0", "192.0.2.1")
-            api.grow(client, None, options.size)
+        api.grow(server, None, options.size)
         server.wait_until_allowed(AGENT, "/api/v1/services")
         is_streamed = options.lists == Lists.STREAMED
         crowd = Crowd(server, options.agents, options.processes, Path(folder), is_streamed=is_streamed)

@@ -19,6 +19,7 @@ _PATHS = {
     "Service": "/api/v1/namespaces/{}/services",
     "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
     "ConfigMap": "/api/v1/namespaces/{}/configmaps",
+    "IPAddress": "/apis/networking.k8s.io/v1/ipaddresses",
     "EndpointSlice": "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices",
     "DaemonSet": "/apis/apps/v1/namespaces/{}/daemonsets",
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
@@ -55,6 +56,10 @@ class Client:
         """Read a path."""
         body = self._request("GET", path, None)
         return json.loads(body) if parse else body
+
+    def wait_for_revision(self, thing: Object, revision: int) -> None:
+        """Wait until the server's cache knows an object as it became with a revision."""
+        self.get(f"{_path(thing)}?resourceVersion={revision}")
 
     def create(self, thing: Object, *, dry_run: bool = False) -> Object:
         """Create an object; every field must be known to the server."""

@@ -1,15 +1,17 @@
-"""Lets a test in a VM stop and start the server that runs beside it, by `POST /kill` and its like."""
+"""Lets what runs in a VM act on the server that runs beside it, by `POST /kill` and its like."""
 
 from __future__ import annotations
 
 import http.server
+import json
 import urllib.request
 from http import HTTPStatus
 
 from tests.kube.server import ApiServer
 
 PORT = 6400
-ACTIONS = ("kill", "start", "pause", "resume")
+ACTIONS = ("kill", "start", "pause", "resume", "seed", "remove_slices")
+"""Methods of the server; a request has their arguments as a list."""
 
 
 class Control(http.server.HTTPServer):
@@ -28,7 +30,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if action is None:
             self.send_error(HTTPStatus.NOT_FOUND, f"one of {', '.join(ACTIONS)}")
             return
-        action()
+        action(*json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(HTTPStatus.NO_CONTENT)
         self.end_headers()
 
@@ -36,8 +38,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def ask(control: str, action: str) -> None:
+def ask(control: str, action: str, *arguments: object) -> None:
     """Ask for an action, by the URL that the environment gives as IPVS_AGENT_KUBE_CONTROL."""
-    request = urllib.request.Request(f"{control}/{action}", method="POST")
+    request = urllib.request.Request(f"{control}/{action}", json.dumps(arguments).encode(), method="POST")
     with urllib.request.urlopen(request, timeout=600):
         pass

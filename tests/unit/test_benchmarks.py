@@ -68,19 +68,21 @@ class TestCluster:
 
 
 class Server:
-    """Keeps the names of what was created and not deleted."""
+    """Keeps what was made and not removed."""
 
     def __init__(self):
         self.there = {}
         self.written = 0
 
-    def create(self, thing):
-        assert thing["metadata"]["name"] not in self.there
-        self.there[thing["metadata"]["name"]] = thing
-        self.written += 1
+    def seed(self, things):
+        for thing in things:
+            assert thing["metadata"]["name"] not in self.there
+            self.there[thing["metadata"]["name"]] = thing
+        self.written += len(things)
 
-    def delete(self, thing):
-        del self.there[thing["metadata"]["name"]]
+    def remove_slices(self, namespace):
+        assert "bench" == namespace
+        self.there = {name: one for name, one in self.there.items() if one["kind"] != "EndpointSlice"}
 
 
 class TestGrow:
