@@ -137,18 +137,26 @@ PLOTS = (
         ),
     ),
     Plot(
-        "cpu",
-        "CPU: a minute without changes, one change, a second of a rolling update",
+        "idle",
+        "CPU of a minute without changes",
         "seconds",
         (
             Line("ipvs-agent on the API, no audit", "idle", "idle"),
             Line("with audits", "idle", "audits"),
             Line("on manifests, no audit", "idle", "manifests"),
             Line("kube-proxy", "kube-proxy", "idle_cpu_s", _KUBE_PROXY),
-            Line("one change, kube-proxy", "kube-proxy", "change_cpu_s", _KUBE_PROXY),
-            Line("a second of a rolling update", "rolling", "share"),
         ),
         least=0.01,
+    ),
+    Plot(
+        "cpu",
+        "CPU of one change, and of a second of a rolling update",
+        "seconds",
+        (
+            Line("one change, ipvs-agent", "kube-proxy", "change_cpu_s", _API),
+            Line("one change, kube-proxy", "kube-proxy", "change_cpu_s", _KUBE_PROXY),
+            Line("a second of a rolling update, ipvs-agent", "rolling", "share"),
+        ),
     ),
     Plot(
         "audit",
@@ -177,9 +185,10 @@ PLOTS = (
         "Memory (RSS)",
         "MB",
         (
-            Line("ipvs-agent on the API", "kube-proxy", "settled_mb", _API),
+            Line("ipvs-agent on the API, idle", "idle", "api_settled_mb"),
+            Line("after changes", "kube-proxy", "settled_mb", _API),
+            Line("on manifests, idle", "idle", "manifests_settled_mb"),
             Line("kube-proxy", "kube-proxy", "settled_mb", _KUBE_PROXY),
-            Line("ipvs-agent on manifests", "idle", "manifests_settled_mb"),
             Line("run --once, peak", "start", "agent_peak_mb"),
             Line("kube-proxy, peak", "kube-proxy", "peak_mb", _KUBE_PROXY),
         ),

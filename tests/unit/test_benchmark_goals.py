@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import ClassVar
 
 import pytest
@@ -454,6 +454,22 @@ class TestGoals:
         assert expected == self.is_reached(
             monkeypatch, idle, idle=cpu, audits=audits, manifests=9.0, **memory
         )
+
+    def test_idle_keeps_each_size_before_it_measures_the_next(self, monkeypatch):
+        done = []
+
+        def measure(size):
+            done.append(f"measured {size}")
+            return defaultdict(float, services=str(size))
+
+        monkeypatch.setattr(idle, "_measure", measure)
+        monkeypatch.setattr(
+            results, "keep", lambda _, rows: done.extend(f"kept {one['services']}" for one in rows)
+        )
+
+        idle.main([Size(1, 1), Size(2, 2)])
+
+        assert ["measured 1 of 1", "kept 1 of 1", "measured 2 of 2", "kept 2 of 2"] == done
 
     @pytest.mark.parametrize(
         ("lines", "agent", "equal", "expected"),
