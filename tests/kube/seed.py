@@ -20,7 +20,8 @@ def seed(things: Sequence[Object], client: Client, etcd: Etcd) -> None:
     """Make objects as the server would, of each kind all with the same fields; its cache has them then.
 
     The first one of each kind is created through the server. What that added to it (defaults, and who manages
-    which field) the others get too, and are written into the database.
+    which field) the others get too, and are written into the database, as JSON, which the server reads as it
+    reads the protobuf that it writes itself.
     """
     kinds: defaultdict[str, list[Object]] = defaultdict(list)
     for thing in things:
