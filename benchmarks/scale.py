@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from multiprocessing.queues import Queue
@@ -298,8 +298,8 @@ def misses(rows: Sequence[results.Row]) -> Iterator[str]:
         for request, count in row["requests"].items():
             if request.startswith("consistent list "):
                 yield f"{row['phase']}: {count} times {request}, which reads the database"
-            elif request.startswith(("list ", "WatchList ")) and count > row["agents"]:
-                yield f"{row['phase']}: {count} times {request} by {row['agents']} agents"
+        if row["asked twice"]:
+            yield f"{row['phase']}: {row['asked twice']} times an agent asked more than once for all of a kind"
         most, watches = max(row["per_second"][_AT_ONCE:], default=0), row["agents"] * len(Kind)
         if watches >= GOAL_SHARE_FROM and most > GOAL_SHARE * watches:
             yield f"{row['phase']}: {most} of {watches} watches came in one second"
@@ -346,8 +346,19 @@ def _row(phase: Phase, options: argparse.Namespace) -> results.Row:
         "caught up, last": max(caught_up),
         "requests of an agent": len(requests) / options.agents,
         "most watches in a second": max(seconds.values(), default=0),
+        "asked twice": _asked_twice(requests),
         **phase.metrics,
     }
+
+
+def _asked_twice(requests: Iterable[Said]) -> int:
+    """Return how often an agent asked more than once for all objects of a kind."""
+    asked = Counter((one.agent, one.what.rpartition(" ")[2]) for one in requests if _is_for_all(one))
+    return sum(count > 1 for count in asked.values())
+
+
+def _is_for_all(one: Said) -> bool:
+    return one.what.startswith(("list ", "consistent list ", "WatchList "))
 
 
 def _text(figure: float) -> str:
