@@ -283,11 +283,11 @@ def _restriction(service: Service, key: VirtualServerKey, node: NodeView) -> Ite
         return
     yield from sets.allowed_members(key, ranges)
     if any(address in one for one in ranges for address in node.addresses):
-        # The node dials a VIP from the VIP itself, but in IPv6 only where that is an address and not a route:
-        # else from whichever of its own the kernel likes best.
+        # The node dials a VIP from the VIP itself, but where that is a route from one of its own, which may
+        # be another one at any time.
         yield sets.allowed_host(key, key.address)
-        if key.family is Family.IPV6:
-            yield from (sets.allowed_host(key, address) for address in sorted(node.own) if len(address) == 16)
+        same_family = (address for address in sorted(node.own) if len(address) == len(key.address))
+        yield from (sets.allowed_host(key, address) for address in same_family)
     yield sets.port_member(Purpose.RESTRICTED, key)
 
 

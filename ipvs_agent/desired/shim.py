@@ -129,7 +129,7 @@ def _nat(family: Family, masquerade: Masquerade) -> Rules:
         ),
         f"{PREFIX}-OUTPUT": (
             f"{_IS_SPLIT} -j ACCEPT",  # it must stay as it is until IPVS has seen it
-            # The node dials a VIP from the VIP itself, an address that only this node answers for.
+            # The node may dial a VIP from the VIP itself, an address that every node takes for its own.
             f"{services} {mark}",
             f"{services} -j ACCEPT",
         ),
