@@ -86,7 +86,7 @@ class Contender:
 
         def are_complete() -> bool:
             progress.since(begin, f"{self.name} at {size}: complete tables of {tables.known:.0%}")
-            return tables.are_complete() and vips <= self._vips.addresses() | self._vips.routes()
+            return tables.are_complete() and vips <= self._vips.addresses() | self._vips.routes().keys()
 
         complete = self._wait(are_complete, limit, _POLL)
         progress.say("")

@@ -9,6 +9,7 @@ AgentError
     │   └── NoVirtualServer     the virtual server of a real server is not there
     ├── UnknownScheduler        this kernel has no such scheduler
     ├── InvalidRequest          a value that the kernel does not take
+    │   └── NotAnAddress        the source of a route is no address of the node
     ├── PermissionDenied        CAP_NET_ADMIN is missing in this network namespace
     ├── Busy                    something still refers to it
     ├── PartlyRefused           some or all of what an operation stands for was refused
@@ -63,6 +64,10 @@ class UnknownScheduler(KernelError):
 
 class InvalidRequest(KernelError):
     """A value that the kernel does not take."""
+
+
+class NotAnAddress(InvalidRequest):
+    """The source that a route was to prefer is no address of the node, or none by the route's table."""
 
 
 class PermissionDenied(KernelError):

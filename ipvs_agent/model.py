@@ -40,11 +40,17 @@ class VipMode(enum.StrEnum):
     """Addresses while they are few, and routes from the first time on that they are many."""
 
 
+NO_SOURCE = Address(b"")
+"""None is preferred: the kernel decides."""
+
+
 class Vip(msgspec.Struct, frozen=True, order=True, gc=False):
     """An address that clients dial, on the dummy interface."""
 
     address: Address
     form: VipForm
+    source: Address = NO_SOURCE
+    """From which address the node itself dials it; VipForm.ROUTE only."""
 
 
 # --- What Kubernetes asks for -------------------------------------------------------------------------------

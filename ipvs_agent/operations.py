@@ -15,6 +15,7 @@ import msgspec
 from ipvs_agent.addresses import Address, format_address
 from ipvs_agent.model import (
     FULL_NETMASK,
+    NO_SOURCE,
     ForwardingMethod,
     RealServer,
     ServiceFlags,
@@ -144,11 +145,24 @@ class AddVip(_Value, frozen=True, gc=False):
     phase: ClassVar[Phase] = Phase.ADD_VIPS
     address: Address
     form: VipForm = VipForm.ADDRESS
+    source: Address = NO_SOURCE
+    """VipForm.ROUTE only."""
 
     def __str__(self) -> str:
         if self.form is VipForm.ROUTE:
-            return f"ip route add {_local_route(self.address)} dev {LINK} metric {ROUTE_METRIC}"
+            return f"ip route add {_route_to_link(self.address, self.source)}"
         return f"ip addr add {_host(self.address)} dev {LINK}"
+
+
+class SetVip(_Value, frozen=True, gc=False):
+    """Change the source that a local route prefers, in one step: the VIP is served all the while."""
+
+    phase: ClassVar[Phase] = Phase.ADD_VIPS
+    address: Address
+    source: Address
+
+    def __str__(self) -> str:
+        return f"ip route replace {_route_to_link(self.address, self.source)}"
 
 
 class DeleteVip(_Value, frozen=True, gc=False):
@@ -193,7 +207,7 @@ IpvsOperation = (
     | SetRealServer
     | DeleteRealServer
 )
-VipOperation = AddVip | DeleteVip
+VipOperation = AddVip | SetVip | DeleteVip
 SetOperation = AddMember | DeleteMember
 Operation = IpvsOperation | VipOperation | SetOperation
 
@@ -211,6 +225,11 @@ def _host(address: Address) -> str:
 
 def _local_route(address: Address) -> str:
     return f"local {_host(address)} table local proto {ROUTE_PROTOCOL}"
+
+
+def _route_to_link(address: Address, source: Address) -> str:
+    words = f"{_local_route(address)} dev {LINK} metric {ROUTE_METRIC}"
+    return f"{words} src {format_address(source)}" if source else words
 
 
 def _virtual_server(virtual_server: VirtualServer) -> str:

@@ -136,8 +136,11 @@ class Vips(Protocol):
     def addresses(self) -> set[Address]:
         """Return the interface's addresses but IPv6 link-local ones; empty where there is no interface."""
 
-    def routes(self) -> set[Address]:
-        """Return the addresses that have a local route of ours."""
+    def routes(self) -> dict[Address, Address]:
+        """Return the addresses that have a local route of ours, with the source that it prefers.
+
+        A source that the node has lost may still be there, or not.
+        """
 
     def has_other_routes(self) -> bool:
         """Tell whether somebody else has made routes by the interface, which would go with it."""
@@ -145,6 +148,7 @@ class Vips(Protocol):
     def apply(self, operations: Sequence[VipOperation]) -> Outcomes:
         """Run a batch; without the interface every operation is NotFound.
 
+        A source that is no address of the node is refused (NotAnAddress).
         The interface is set up where an IPv6 route needs that. No routes are lost with its last address.
         """
 

@@ -1,8 +1,10 @@
 """Local routes as VIPs: what they are made of, and how they are read.
 
-They have no preferred source. IPv4 would lose all routes of a preferred source with that address of the node
-(fib_sync_down_addr); without one the node dials a VIP from the VIP itself, as where it is an address. IPv6
-chooses the source among the node's addresses at each connection, and refuses one that is not an address.
+The source that one prefers must be an address of the node when the route is made. When the node loses that
+address, IPv4 keeps the route and what it prefers (fib_sync_down_addr spares the table local since Linux 4.9),
+and so does IPv6, until newer kernels took the source from it (tried: 6.1 and 6.18). Then the node itself can
+dial nobody by that route; what comes from elsewhere is delivered all the same. Without a preferred source
+IPv4 dials a VIP from the VIP itself, as where it is an address, and IPv6 from what it likes best.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ from ipvs_agent.kernel import rtnetlink
 from ipvs_agent.kernel.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
+    NLM_F_REPLACE,
     Message,
     NetlinkSocket,
     attribute,
     attributes,
 )
+from ipvs_agent.model import NO_SOURCE
 from ipvs_agent.operations import ROUTE_METRIC, ROUTE_PROTOCOL
 
 # struct rtmsg, then destination, interface and metric.
@@ -30,8 +34,17 @@ _NEW = {
 }
 
 
-def add(address: Address, link: int) -> Message:
+def add(address: Address, source: Address, link: int) -> Message:
     """Return the request to make a route."""
+    return _new(address, source, link, NLM_F_CREATE | NLM_F_EXCL)
+
+
+def change(address: Address, source: Address, link: int) -> Message:
+    """Return the request to put a route in the place of one of ours; a look-up finds the one or the other."""
+    return _new(address, source, link, NLM_F_CREATE | NLM_F_REPLACE)
+
+
+def _new(address: Address, source: Address, link: int, flags: int) -> Message:
     family, size = family_of(address), len(address)
     # A host's own is what IPv4 takes on an interface that is down.
     scope = rtnetlink.RT_SCOPE_HOST if family is Family.IPV4 else rtnetlink.RT_SCOPE_UNIVERSE
@@ -41,7 +54,9 @@ def add(address: Address, link: int) -> Message:
         *(8, rtnetlink.RTA_OIF, link),
         *(8, rtnetlink.RTA_PRIORITY, ROUTE_METRIC),
     )
-    return Message(rtnetlink.RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, payload)
+    if source:
+        payload += attribute(rtnetlink.RTA_PREFSRC, source)
+    return Message(rtnetlink.RTM_NEWROUTE, flags, payload)
 
 
 def delete(address: Address) -> Message:
@@ -50,17 +65,21 @@ def delete(address: Address) -> Message:
     return Message(rtnetlink.RTM_DELROUTE, 0, header + attribute(rtnetlink.RTA_DST, address))
 
 
-def read(sock: NetlinkSocket, family: Family) -> set[Address]:
-    """Return the addresses of a family that have a route of ours."""
+def read(sock: NetlinkSocket, family: Family) -> dict[Address, Address]:
+    """Return the addresses of a family that have a route of ours, with the source that it prefers."""
     request = _header(family, 0, rtnetlink.RT_TABLE_LOCAL, ROUTE_PROTOCOL)
     try:
         answers = sock.dump(Message(rtnetlink.RTM_GETROUTE, 0, request))
     except NotFound:  # the table comes with the first address, be it that of lo
-        return set()
-    return {
-        Address(attributes(answer, rtnetlink.RTMSG.size)[rtnetlink.RTA_DST])
+        return {}
+    routes = (
+        attributes(answer, rtnetlink.RTMSG.size)
         for answer in answers
         if answer[0] == family  # a kernel without IPv6 answers with what it has
+    )
+    return {
+        Address(route[rtnetlink.RTA_DST]): Address(route.get(rtnetlink.RTA_PREFSRC, NO_SOURCE))
+        for route in routes
     }
 
 

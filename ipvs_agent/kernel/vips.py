@@ -21,6 +21,7 @@ from ipvs_agent.errors import (
     InvalidRequest,
     KernelError,
     MissingModule,
+    NotAnAddress,
     NotFound,
 )
 from ipvs_agent.kernel import rtnetlink, vip_routes
@@ -36,7 +37,7 @@ from ipvs_agent.kernel.netlink import (
     kernel_error,
 )
 from ipvs_agent.model import VipForm
-from ipvs_agent.operations import LINK, AddVip, VipOperation
+from ipvs_agent.operations import LINK, AddVip, DeleteVip, SetVip, VipOperation
 
 _KIND = "dummy"
 _ALIAS = "ipvs-agent"
@@ -68,6 +69,8 @@ _ERRORS: Mapping[tuple[int, int], tuple[type[KernelError], str]] = {
     (rtnetlink.RTM_NEWROUTE, errno.EEXIST): (AlreadyExists, ""),
     (rtnetlink.RTM_NEWROUTE, errno.ENODEV): (NotFound, ""),
     (rtnetlink.RTM_NEWROUTE, errno.EACCES): (InvalidRequest, f": set net.ipv6.conf.{LINK}.disable_ipv6 to 0"),
+    # Nothing else in the request may be refused so.
+    (rtnetlink.RTM_NEWROUTE, errno.EINVAL): (NotAnAddress, ": the source is to be an address of the node"),
     (rtnetlink.RTM_NEWROUTE, errno.EOPNOTSUPP): (InvalidRequest, ": this kernel has no IPv6"),
     (rtnetlink.RTM_DELROUTE, errno.ESRCH): (NotFound, ""),
     (rtnetlink.RTM_NEWLINK, errno.EEXIST): (AlreadyExists, ""),
@@ -128,9 +131,10 @@ class NetlinkVips:
             if not rtnetlink.is_ipv6_link_local(found.address) and found.address != KEEPER
         }
 
-    def routes(self) -> set[Address]:
-        """Return the addresses that have a local route of ours."""
-        return {address for family in Family for address in vip_routes.read(self._socket, family)}
+    def routes(self) -> dict[Address, Address]:
+        """Return the addresses that have a local route of ours, with the source that it prefers."""
+        ipv4, ipv6 = (vip_routes.read(self._socket, family) for family in Family)
+        return ipv4 | ipv6
 
     def has_other_routes(self) -> bool:
         """Tell whether somebody else has made routes by the interface, which would go with it."""
@@ -185,20 +189,29 @@ class NetlinkVips:
 
 
 def _needs_link_up(operation: VipOperation) -> bool:
-    is_new_route = isinstance(operation, AddVip) and operation.form is VipForm.ROUTE
-    return is_new_route and len(operation.address) == 16
+    return _makes_route(operation) and len(operation.address) == 16
 
 
 def _needs_keeper(operation: VipOperation) -> bool:
-    is_new_route = isinstance(operation, AddVip) and operation.form is VipForm.ROUTE
-    return is_new_route and len(operation.address) == 4
+    return _makes_route(operation) and len(operation.address) == 4
+
+
+def _makes_route(operation: VipOperation) -> bool:
+    return isinstance(operation, SetVip) or (
+        isinstance(operation, AddVip) and operation.form is VipForm.ROUTE
+    )
 
 
 def _message(operation: VipOperation, link: int) -> Message:
-    is_new = isinstance(operation, AddVip)
-    if operation.form is VipForm.ADDRESS:
-        return _address_message(operation.address, link, is_new=is_new)
-    return vip_routes.add(operation.address, link) if is_new else vip_routes.delete(operation.address)
+    match operation:
+        case SetVip(address, source):
+            return vip_routes.change(address, source, link)
+        case AddVip(address, VipForm.ROUTE, source):
+            return vip_routes.add(address, source, link)
+        case DeleteVip(address, VipForm.ROUTE):
+            return vip_routes.delete(address)
+        case _:
+            return _address_message(operation.address, link, is_new=isinstance(operation, AddVip))
 
 
 def _address_message(address: Address, link: int, *, is_new: bool = True) -> Message:

@@ -32,6 +32,7 @@ from ipvs_agent.operations import (
     DeleteVirtualServer,
     Operation,
     SetRealServer,
+    SetVip,
     SetVirtualServer,
 )
 from ipvs_agent.schedulers import fills_table
@@ -82,7 +83,7 @@ class Achieved:
 
     def __init__(self) -> None:
         self.virtual_servers: dict[VirtualServerKey, Held] = {}
-        self.vips: set[Vip] = set()
+        self._vips: dict[tuple[Address, VipForm], Vip] = {}
         self.members: set[SetMember] = set()
         self.sizes: Counter[str] = Counter()
         """How many members each set has."""
@@ -107,9 +108,18 @@ class Achieved:
         """Tell whether there is a virtual server on an address."""
         return self._at_address[address] > 0
 
+    @property
+    def vips(self) -> Collection[Vip]:
+        """All VIPs; one address may be there in each form."""
+        return self._vips.values()
+
+    def vip(self, address: Address, form: VipForm) -> Vip | None:
+        """Return what an address is in some form, if it is there."""
+        return self._vips.get((address, form))
+
     def has_vip(self, address: Address) -> bool:
         """Tell whether an address is a VIP in some form."""
-        return any(Vip(address, form) in self.vips for form in VipForm)
+        return any((address, form) in self._vips for form in VipForm)
 
     def has(self, thing: VirtualServerKey | Address | SetMember) -> bool:
         """Tell whether an object is there."""
@@ -174,9 +184,12 @@ class Achieved:
             case DeleteVirtualServer():
                 self.observe(operation.key, None, {})
             case AddVip():
-                self._add(Vip(operation.address, operation.form))
+                self._add(Vip(operation.address, operation.form, operation.source))
+            case SetVip():
+                self._add(Vip(operation.address, VipForm.ROUTE, operation.source))
             case DeleteVip():
-                self._discard(Vip(operation.address, operation.form))
+                if vip := self.vip(operation.address, operation.form):
+                    self._discard(vip)
 
     def _add_real_servers(self, operation: AddRealServers) -> None:
         held = self.virtual_servers[operation.key]
@@ -200,7 +213,7 @@ class Achieved:
     def keys(self) -> Iterator[VirtualServerKey | Address | SetMember]:
         """Yield everything that was achieved."""
         yield from self.virtual_servers
-        yield from (vip.address for vip in self.vips)
+        yield from (address for address, _ in self._vips)
         yield from self.members
 
     def forget(self, things: Iterable[Vip | SetMember]) -> None:
@@ -220,14 +233,16 @@ class Achieved:
     def _add(self, thing: Vip | SetMember) -> None:
         self._note(thing)
         if isinstance(thing, Vip):
-            self.vips.add(thing)
+            if before := self.vip(thing.address, thing.form):
+                self._note(before)
+            self._vips[thing.address, thing.form] = thing
         elif thing not in self.members:
             self._add_member(thing)
 
     def _discard(self, thing: Vip | SetMember) -> None:
         self._note(thing)
         if isinstance(thing, Vip):
-            self.vips.discard(thing)
+            self._vips.pop((thing.address, thing.form), None)
         elif thing in self.members:
             self._discard_member(thing)
 

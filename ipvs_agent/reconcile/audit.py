@@ -111,8 +111,9 @@ def _read_members(
 
 def read_vips(kernel: Kernel) -> frozenset[Vip]:
     """Read the addresses of the dummy interface, and local routes of ours; raise KernelError."""
-    by_form = {VipForm.ADDRESS: kernel.vips.addresses(), VipForm.ROUTE: kernel.vips.routes()}
-    return frozenset(Vip(address, form) for form, addresses in by_form.items() for address in addresses)
+    addresses = (Vip(address, VipForm.ADDRESS) for address in kernel.vips.addresses())
+    routes = (Vip(address, VipForm.ROUTE, source) for address, source in kernel.vips.routes().items())
+    return frozenset((*addresses, *routes))
 
 
 def read_node_addresses(kernel: Kernel) -> frozenset[Address]:

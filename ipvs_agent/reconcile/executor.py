@@ -29,6 +29,7 @@ from ipvs_agent.operations import (
     Phase,
     SetOperation,
     SetRealServer,
+    SetVip,
     SetVirtualServer,
     VipOperation,
 )
@@ -60,7 +61,7 @@ def key_of(operation: Operation) -> Key:
     """Return the object that an operation changes; real servers are part of their virtual server."""
     if isinstance(operation, (AddMember, DeleteMember)):
         return operation.member
-    if isinstance(operation, (AddVip, DeleteVip)):
+    if isinstance(operation, (AddVip, SetVip, DeleteVip)):
         return operation.address
     if isinstance(operation, (AddVirtualServer, SetVirtualServer)):
         return operation.virtual_server.key

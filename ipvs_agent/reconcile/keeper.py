@@ -6,11 +6,12 @@ It brings objects from where they are to where the claims want them, tries again
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 
+from ipvs_agent.addresses import Address, Family
 from ipvs_agent.desired import sets, split
 from ipvs_agent.desired.sets import Purpose
-from ipvs_agent.errors import AlreadyExists, KernelError, NotFound, UnknownScheduler
+from ipvs_agent.errors import AlreadyExists, KernelError, NotAnAddress, NotFound, UnknownScheduler
 from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import ObjectName, Protocol, SetMember, VirtualServerKey
 from ipvs_agent.operations import (
@@ -213,6 +214,11 @@ class Keeper:
             self._report.failed(causes, attempts)
         if any(isinstance(failure.error, NotFound) for failure in failed.values()):
             self._timers.add(self._clock(), AuditDue())  # what is gone has rarely gone alone
+        self._vip_forms.forgo(
+            key
+            for key, failure in failed.items()
+            if isinstance(key, bytes) and isinstance(failure.error, NotAnAddress)
+        )
         recovered = self.retries.note_done(
             key for key in keys if key not in failed and key not in self._pacing
         )
@@ -312,6 +318,15 @@ class Keeper:
         self._was_there = dict.fromkeys(self.achieved.keys())
         self._vip_forms.adopt()
         self._tidy()
+
+    @property
+    def preferred_sources(self) -> Collection[Address]:
+        """From which of its addresses the node is to dial VIPs that are routes."""
+        return self._vip_forms.preferred
+
+    def prefer_sources(self, sources: Mapping[Family, Address]) -> None:
+        """Have the node dial VIPs that are routes from these addresses, which are its own."""
+        self._vip_forms.prefer(sources)
 
     def choose_vip_form(self) -> None:
         """See whether the VIPs that are wanted now should be there in another form."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from ipvs_agent.addresses import Address
@@ -12,7 +14,15 @@ from ipvs_agent.reconcile.keeper import Keeper
 from ipvs_agent.reconcile.messages import Laid
 from ipvs_agent.reconcile.outlets import HealthBoard
 from ipvs_agent.reconcile.report import Report
-from ipvs_agent.reconcile.settings import Settings, differing, is_touched, needs_now, node_view, with_left
+from ipvs_agent.reconcile.settings import (
+    Settings,
+    differing,
+    is_touched,
+    needs_now,
+    node_view,
+    sources,
+    with_left,
+)
 from ipvs_agent.sources.changes import Kind, Listed, Put, Rejected, Removed
 from ipvs_agent.sources.store import Store
 
@@ -81,6 +91,7 @@ class NodeViews:
             return
         if self.view is None and self._settings.detects_by_node and self.lags_behind:
             return  # the rules come before what they are for
+        self._keeper.prefer_sources(sources(self._known_as(), self.own_addresses))
         before, self.view = self.view, self._made(self.ground)
         default = self.view.scheduler.scheduler
         if default in self.view.missing_schedulers and not (before and default in before.missing_schedulers):
@@ -90,6 +101,12 @@ class NodeViews:
             self._store.dirty.update(dict.fromkeys(service.name for service in touched))
         chosen = self.view.node_port_addresses if self._settings.chooses_node_ports else None
         self._board.listen_on(chosen)
+
+    def _known_as(self) -> Iterable[Address]:
+        """Return the addresses that the cluster knows the node by; until they are known, what they were."""
+        if self._store.node is not None:
+            return self._store.node.addresses
+        return () if Kind.NODE in self._store.listed else self._keeper.preferred_sources
 
     def _made(self, ground: Ground) -> NodeView:
         view = node_view(

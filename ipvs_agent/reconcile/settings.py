@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Set
+from collections.abc import Collection, Iterable, Set
 
 import msgspec
 
-from ipvs_agent.addresses import Address, Network
+from ipvs_agent.addresses import Address, Family, Network, family_of
 from ipvs_agent.desired.compile import NodeView
 from ipvs_agent.desired.shim import Masquerade
 from ipvs_agent.model import Node, RealServerKey, Service, VipMode, VirtualServerKey
@@ -82,6 +82,15 @@ def node_view(
         families=ground.families,
         undivided=ground.undivided,
     )
+
+
+def sources(candidates: Iterable[Address], own: frozenset[Address]) -> dict[Family, Address]:
+    """Return from which address the node is to dial VIPs of each family: the first that is its own."""
+    found: dict[Family, Address] = {}
+    for address in candidates:
+        if address in own:
+            found.setdefault(family_of(address), address)
+    return found
 
 
 def _chosen(networks: Collection[Network], own: frozenset[Address]) -> frozenset[Address]:

@@ -1,4 +1,4 @@
-"""In which form the VIPs are on the node, and how they move from one form to the other.
+"""In which form the VIPs are on the node, and how they move from one form or source to the other.
 
 A VIP first gets the new form and only then loses the old one, and many of them do so a slice at a time: the
 kernel walks a list for every address that comes or goes, and other changes must not wait for all of them. A
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
-from ipvs_agent.addresses import Address
-from ipvs_agent.model import Vip, VipForm, VipMode
-from ipvs_agent.operations import AddVip, DeleteVip, VipOperation
+from ipvs_agent.addresses import Address, Family, family_of
+from ipvs_agent.model import NO_SOURCE, VipForm, VipMode
+from ipvs_agent.operations import AddVip, DeleteVip, SetVip, VipOperation
 from ipvs_agent.reconcile.achieved import Achieved
 from ipvs_agent.reconcile.claims import Claims, Key
 from ipvs_agent.reconcile.report import Report
@@ -56,6 +56,10 @@ class VipForms:
         """How many VIPs the next slice is to have."""
         self._is_planned = False
         self._rest_ends = 0.0
+        self._preferred: Mapping[Family, Address] = {}
+        """What was last said of sources."""
+        self._sources: dict[Family, Address] = {}
+        """From where the node is to dial VIPs that are routes: what is preferred, if the kernel takes it."""
 
     @property
     def are_addresses(self) -> bool:
@@ -71,6 +75,8 @@ class VipForms:
         """Go on with routes where an agent before this one made any: VipMode.AUTO never goes back."""
         if self._may_change and any(vip.form is VipForm.ROUTE for vip in self._achieved.vips):
             self._form = VipForm.ROUTE
+        self._sources = {family_of(vip.source): vip.source for vip in self._achieved.vips if vip.source}
+        self._preferred = self._sources.copy()
 
     def choose(self) -> None:
         """Go over to routes where there are to be too many VIPs for addresses."""
@@ -82,23 +88,55 @@ class VipForms:
             for vip in self._achieved.vips:
                 self._enqueue(vip.address)
 
+    @property
+    def preferred(self) -> Collection[Address]:
+        """From where the node is to dial VIPs; at first what an agent before this one preferred."""
+        return self._preferred.values()
+
+    def prefer(self, sources: Mapping[Family, Address]) -> None:
+        """Have the node dial VIPs that are routes from these addresses of its own."""
+        if sources == self._preferred:
+            return
+        self._preferred, self._sources = sources, dict(sources)
+        self._move_sources()
+
+    def forgo(self, refused: Iterable[Address]) -> None:
+        """Leave it to the kernel from where the node dials VIPs, where it has refused the source for some.
+
+        Those of a VRF are addresses of the node too, and none by the table of the routes.
+        """
+        for address in refused:
+            self._enqueue(address)
+            if self._sources.pop(family_of(address), None):
+                self._move_sources()
+
+    def _move_sources(self) -> None:
+        for vip in self._achieved.vips:
+            if vip.source != self._source(vip.address, vip.form):
+                self._enqueue(vip.address)
+
+    def _source(self, address: Address, form: VipForm) -> Address:
+        return self._sources.get(family_of(address), NO_SOURCE) if form is VipForm.ROUTE else NO_SOURCE
+
     def difference(self, address: Address) -> Iterator[VipOperation]:
         """Yield what brings a VIP from what was achieved towards what is wanted.
 
-        One that is wanted first gets its form. Another form that it has goes later, with its slice.
+        One that is wanted first gets its form. Another form or source that it has goes later, with its slice.
         """
-        vips = self._achieved.vips
+        held = {form: vip for form in VipForm if (vip := self._achieved.vip(address, form))}
         if not self._claims.wanted(address):
-            yield from (DeleteVip(address, form) for form in VipForm if Vip(address, form) in vips)
-        elif Vip(address, self._form) not in vips:
-            yield AddVip(address, self._form)
+            yield from (DeleteVip(address, form) for form in held)
+            return
+        source = self._source(address, self._form)
+        if (vip := held.pop(self._form, None)) is None:
+            yield AddVip(address, self._form, source)
+        elif address not in self._slice:
+            if held or vip.source != source:
+                self._enqueue(address)
         else:
-            for form in VipForm:
-                if form is not self._form and Vip(address, form) in vips:
-                    if address in self._slice:
-                        yield DeleteVip(address, form)
-                    else:
-                        self._enqueue(address)
+            if vip.source != source:
+                yield SetVip(address, source)
+            yield from (DeleteVip(address, form) for form in held)
 
     def look_again(self, keys: Iterable[Key]) -> None:
         """Have those of some objects moved on that are VIPs and have got their form only now."""

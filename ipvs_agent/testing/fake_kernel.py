@@ -17,10 +17,13 @@ from ipvs_agent.testing.fake_vips import FakeVips
 
 @dataclass
 class FakeKernel:
-    """A kernel.api.Kernel of a fresh node; its iptables and its ipsets know of each other."""
+    """A kernel.api.Kernel of a fresh node.
+
+    Its iptables know of its ipsets, and its VIPs of its addresses.
+    """
 
     ipvs: FakeIpvs = field(default_factory=FakeIpvs)
-    vips: FakeVips = field(default_factory=FakeVips)
+    vips: FakeVips = field(init=False)
     node_addresses: FakeNodeAddresses = field(default_factory=FakeNodeAddresses)
     ipsets: FakeIpSets = field(default_factory=FakeIpSets)
     iptables: FakeIptables = field(init=False)
@@ -31,3 +34,4 @@ class FakeKernel:
 
     def __post_init__(self) -> None:
         self.iptables = FakeIptables(self.ipsets)
+        self.vips = FakeVips(self.node_addresses)

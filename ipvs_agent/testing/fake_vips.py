@@ -6,16 +6,17 @@ import errno
 from collections.abc import Sequence
 
 from ipvs_agent.addresses import Address
-from ipvs_agent.errors import AlreadyExists, InvalidRequest, KernelError, NotFound
+from ipvs_agent.errors import AlreadyExists, InvalidRequest, KernelError, NotAnAddress, NotFound
 from ipvs_agent.kernel.api import Outcomes
 from ipvs_agent.model import Vip, VipForm
-from ipvs_agent.operations import LINK, AddVip, VipOperation
+from ipvs_agent.operations import LINK, AddVip, DeleteVip, VipOperation
+from ipvs_agent.testing.fake_node_addresses import FakeNodeAddresses
 
 
 class FakeVips:
     """The VIPs on kube-ipvs0, which does not exist at first."""
 
-    def __init__(self) -> None:
+    def __init__(self, node_addresses: FakeNodeAddresses) -> None:
         self.kind: str | None = None
         """What the interface was made as; None: there is none."""
         self.batches: list[list[VipOperation]] = []
@@ -26,7 +27,8 @@ class FakeVips:
         self.other_routes: set[Address] = set()
         """Routes by the interface that others have made."""
         self._is_ours = False
-        self._vips: set[Vip] = set()
+        self._node_addresses = node_addresses
+        self._vips: dict[tuple[Address, VipForm], Vip] = {}
 
     def ensure_link(self) -> None:
         """Make the interface where it is missing; one that exists is left as it is."""
@@ -53,15 +55,22 @@ class FakeVips:
     def take_down(self) -> None:
         """Set the interface down, as others may: IPv6 routes by it, and its IPv6 addresses, are lost."""
         self.is_up = False
-        self._vips = {vip for vip in self._vips if len(vip.address) == 4}
+        self._vips = {key: vip for key, vip in self._vips.items() if len(vip.address) == 4}
+
+    def lose_sources(self) -> None:
+        """Take from IPv6 routes the sources that the node does not have any more, as newer kernels do."""
+        own = self._own_addresses()
+        for key, vip in self._vips.items():
+            if len(vip.address) == 16 and vip.source not in own:
+                self._vips[key] = Vip(*key)
 
     def addresses(self) -> set[Address]:
         """Return the interface's addresses; empty where there is no interface."""
-        return self._in_form(VipForm.ADDRESS)
+        return {vip.address for vip in self._vips.values() if vip.form is VipForm.ADDRESS}
 
-    def routes(self) -> set[Address]:
-        """Return the addresses that have a local route of ours."""
-        return self._in_form(VipForm.ROUTE)
+    def routes(self) -> dict[Address, Address]:
+        """Return the addresses that have a local route of ours, with the source that it prefers."""
+        return {vip.address: vip.source for vip in self._vips.values() if vip.form is VipForm.ROUTE}
 
     def has_other_routes(self) -> bool:
         """Tell whether somebody else has made routes by the interface."""
@@ -74,25 +83,32 @@ class FakeVips:
 
     def tidy(self) -> None:
         """Remove from the interface what was there for IPv4 routes only, where there is none left."""
-        self.has_keeper &= any(vip.form is VipForm.ROUTE and len(vip.address) == 4 for vip in self._vips)
+        self.has_keeper &= any(len(address) == 4 for address in self.routes())
 
     def _apply(self, operation: VipOperation) -> KernelError | None:
         if self.kind is None:
             return NotFound(f"{operation}: there is no interface {LINK}", errno.ENODEV)
-        vip = Vip(operation.address, operation.form)
-        if isinstance(operation, AddVip):
-            if vip in self._vips:
-                return AlreadyExists(f"{operation}: File exists", errno.EEXIST)
-            if vip.form is VipForm.ROUTE:
-                self.is_up |= len(vip.address) == 16
-                self.has_keeper |= len(vip.address) == 4
-            self._vips.add(vip)
-        else:
-            if vip not in self._vips:
-                number = errno.ESRCH if vip.form is VipForm.ROUTE else errno.EADDRNOTAVAIL
-                return NotFound(f"{operation}: it is not there", number)
-            self._vips.remove(vip)
+        if isinstance(operation, DeleteVip):
+            return self._delete(operation)
+        form = operation.form if isinstance(operation, AddVip) else VipForm.ROUTE
+        vip = Vip(operation.address, form, operation.source)
+        key = (vip.address, form)
+        if vip.source and vip.source not in self._own_addresses():
+            return NotAnAddress(f"{operation}: Invalid argument", errno.EINVAL)
+        if isinstance(operation, AddVip) and key in self._vips:
+            return AlreadyExists(f"{operation}: File exists", errno.EEXIST)
+        if form is VipForm.ROUTE:
+            self.is_up |= len(vip.address) == 16
+            self.has_keeper |= len(vip.address) == 4
+        self._vips[key] = vip
         return None
 
-    def _in_form(self, form: VipForm) -> set[Address]:
-        return {vip.address for vip in self._vips if vip.form is form}
+    def _delete(self, operation: DeleteVip) -> KernelError | None:
+        if self._vips.pop((operation.address, operation.form), None) is None:
+            number = errno.ESRCH if operation.form is VipForm.ROUTE else errno.EADDRNOTAVAIL
+            return NotFound(f"{operation}: it is not there", number)
+        return None
+
+    def _own_addresses(self) -> set[Address]:
+        by_interface = self._node_addresses.addresses()
+        return {address for addresses in by_interface.values() for address in addresses}

@@ -15,8 +15,18 @@ import pytest
 from ipvs_agent import errors
 from ipvs_agent.addresses import parse_address
 from ipvs_agent.kernel.vips import NetlinkVips
-from ipvs_agent.operations import AddVip, DeleteVip
-from tests.contract.vips import IPV4, IPV6, OTHER_IPV4, VipsContract, add_route, delete_route, kinds
+from ipvs_agent.operations import AddVip, DeleteVip, SetVip
+from tests.contract.vips import (
+    IPV4,
+    IPV6,
+    NODE,
+    OTHER_IPV4,
+    OTHER_NODE,
+    VipsContract,
+    add_route,
+    delete_route,
+    kinds,
+)
 from tools.lab import talk
 
 # kube-ipvs0: 10.96.0.10, fd00:96::a | node: 192.0.2.1, 2001:db8::1 on dummy0, the way to everything else
@@ -36,6 +46,20 @@ def shown(name="kube-ipvs0"):
 def vips(namespace):
     with contextlib.closing(NetlinkVips()) as vips:
         yield vips
+
+
+@pytest.fixture
+def own(namespace):
+    """The node's addresses are on dummy0, the first one of each family in no network."""
+    ip("link", "add", "dummy0", "type", "dummy")
+    ip("link", "set", "dummy0", "up")
+
+    def replace(*texts):
+        ip("addr", "flush", "dev", "dummy0", "scope", "global")
+        for text in texts:
+            ip("addr", "add", *([f"{text}/128", "nodad"] if ":" in text else [f"{text}/32"]), "dev", "dummy0")
+
+    return replace
 
 
 class TestNetlinkVips(VipsContract):
@@ -127,16 +151,20 @@ class TestNetlinkVips(VipsContract):
         assert ("local", "fd00:96::a", "kube-ipvs0") == (ipv6["type"], ipv6["dst"], ipv6["dev"])
         assert {4945} == {ipv4["metric"], ipv6["metric"]}
 
-    def test_what_an_operation_says_is_what_ip_does(self, vips):
+    def test_what_an_operation_says_is_what_ip_does(self, vips, own):
+        own("192.0.2.1", "2001:db8::1")
         vips.ensure_link()
         vips.apply([add_route(IPV6)])
         for address in (OTHER_IPV4, IPV6):
             ip(*str(add_route(address)).replace("fd00:96::a", "fd00:96::b").split()[1:])
 
-        assert {OTHER_IPV4, IPV6, parse_address("fd00:96::b")} == vips.routes()
+        assert {OTHER_IPV4, IPV6, parse_address("fd00:96::b")} == set(vips.routes())
+        for address, source in ((OTHER_IPV4, NODE[4]), (IPV6, NODE[16])):
+            ip(*str(SetVip(address, source)).split()[1:])
+            assert source == vips.routes()[address]
         for address in (OTHER_IPV4, IPV6):
             ip(*str(delete_route(address)).split()[1:])
-        assert {parse_address("fd00:96::b")} == vips.routes()
+        assert {parse_address("fd00:96::b")} == set(vips.routes())
 
     def test_ipv4_routes_leave_the_link_down(self, vips):
         vips.ensure_link()
@@ -170,9 +198,9 @@ class TestNetlinkVips(VipsContract):
 
         ip("link", "set", "kube-ipvs0", "down")
 
-        assert {IPV4} == vips.routes()
+        assert {IPV4} == set(vips.routes())
         assert [None] == vips.apply([add_route(IPV6)])
-        assert {IPV4, IPV6} == vips.routes()
+        assert {IPV4, IPV6} == set(vips.routes())
 
     def test_addresses_on_a_link_that_is_down_get_routes(self, vips):
         """As kube-proxy leaves them."""
@@ -181,7 +209,7 @@ class TestNetlinkVips(VipsContract):
         ip("addr", "add", "fd00:96::a/128", "dev", "kube-ipvs0")
 
         assert [None, None] == vips.apply([add_route(IPV4), add_route(IPV6)])
-        assert ({IPV4, IPV6}, {IPV4, IPV6}) == (vips.addresses(), vips.routes())
+        assert ({IPV4, IPV6}, {IPV4, IPV6}) == (vips.addresses(), set(vips.routes()))
 
     def test_an_address_that_is_the_nodes_own_anyway_keeps_the_routes(self, vips):
         """The kernel would forget them with the interface's last address, without a word."""
@@ -193,7 +221,7 @@ class TestNetlinkVips(VipsContract):
 
         (kept,) = shown()["addr_info"]
         assert ("127.0.0.81", 32, "host") == (kept["local"], kept["prefixlen"], kept["scope"])
-        assert (set(), {IPV4}) == (vips.addresses(), vips.routes())
+        assert (set(), {IPV4}) == (vips.addresses(), set(vips.routes()))
 
     def test_others_that_remove_the_last_address_but_that_take_no_route_with_it(self, vips):
         vips.ensure_link()
@@ -201,7 +229,7 @@ class TestNetlinkVips(VipsContract):
         ip("addr", "add", "203.0.113.9/32", "dev", "kube-ipvs0")
         ip("addr", "del", "203.0.113.9/32", "dev", "kube-ipvs0")
 
-        assert {IPV4} == vips.routes()
+        assert {IPV4} == set(vips.routes())
 
     def test_with_the_last_ipv4_route_goes_what_kept_them(self, vips):
         vips.ensure_link()
@@ -218,7 +246,7 @@ class TestNetlinkVips(VipsContract):
         ip("route", "add", "local", "10.96.0.99/32", "dev", "kube-ipvs0", "table", "local", "scope", "host")
 
         assert vips.has_other_routes()
-        assert {IPV4} == vips.routes()
+        assert {IPV4} == set(vips.routes())
 
     @pytest.mark.parametrize(
         ("address", "family", "expected"),
@@ -243,17 +271,29 @@ class TestNetlinkVips(VipsContract):
             pytest.param(IPV6, socket.AF_INET6, "2001:db8::1", id="v6"),
         ],
     )
-    def test_from_where_the_node_dials_a_route(self, vips, address, family, source):
+    def test_from_where_the_node_dials_a_route(self, vips, own, address, family, source):
         vips.ensure_link()
         vips.apply([add_route(address)])
-        ip("link", "add", "dummy0", "type", "dummy")
-        ip("link", "set", "dummy0", "up")
-        ip("addr", "add", "192.0.2.1/32", "dev", "dummy0")
-        ip("addr", "add", "2001:db8::1/128", "dev", "dummy0", "nodad")
+        own("192.0.2.1", "2001:db8::1")
 
-        with socket.socket(family, socket.SOCK_DGRAM) as client:
-            client.connect((socket.inet_ntop(family, address), 80))
-            assert source == client.getsockname()[0]
+        assert source == dialled_from(family, address)
+
+    @pytest.mark.parametrize(
+        ("address", "family"),
+        [pytest.param(IPV4, socket.AF_INET, id="v4"), pytest.param(IPV6, socket.AF_INET6, id="v6")],
+    )
+    def test_the_node_dials_a_route_from_the_source_that_it_prefers(self, vips, own, address, family):
+        one, other = (socket.inet_ntop(family, of[len(address)]) for of in (NODE, OTHER_NODE))
+        own("192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2")
+        vips.ensure_link()
+        for source in (one, other, one):
+            vips.apply([SetVip(address, parse_address(source))])
+
+            assert source == dialled_from(family, address)
+        own(other)
+        vips.apply([SetVip(address, parse_address(other))])
+
+        assert other == dialled_from(family, address)
 
     def test_where_ipv6_is_off_the_error_of_a_route_says_how_to_turn_it_on(self, vips):
         vips.ensure_link()
@@ -330,6 +370,13 @@ def daemon_error(daemon, address):
     return 0
 
 
+def dialled_from(family, address):
+    """From which address the node dials another one."""
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.connect((socket.inet_ntop(family, address), 80))
+        return client.getsockname()[0]
+
+
 def _connection(address):
     """Connect as soon as there is a route: an IPv6 address gets it from a work queue (addrconf_dad_work)."""
     deadline = time.monotonic() + 60
@@ -344,4 +391,4 @@ def _connection(address):
 
 def test_where_nothing_ever_had_an_address_there_are_no_routes(bare_namespace):
     with talk.inside(bare_namespace), contextlib.closing(NetlinkVips()) as vips:
-        assert set() == vips.routes()
+        assert set() == set(vips.routes())
