@@ -108,11 +108,15 @@ class Node:
 
     def vip_routes(self):
         """What the agent's local routes lead to."""
+        return set(self.vip_sources())
+
+    def vip_sources(self):
+        """What the agent's local routes lead to, with the source that each prefers."""
         shown = [
             self.run("ip", "-j", family, "route", "show", "table", "local", "proto", "81")
             for family in ("-4", "-6")
         ]
-        return {route["dst"] for text in shown for route in json.loads(text)}
+        return {route["dst"]: route.get("prefsrc") for text in shown for route in json.loads(text)}
 
     def leftovers(self):
         """What is left of the agent's objects."""

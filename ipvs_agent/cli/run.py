@@ -15,7 +15,7 @@ from ipvs_agent import __version__, logs
 from ipvs_agent.cli import configuration, wiring
 from ipvs_agent.config import AgentConfig, node_name, remarks
 from ipvs_agent.kernel.node import NodeKernel
-from ipvs_agent.reconcile.messages import AddressesChanged, LinkLost
+from ipvs_agent.reconcile.messages import AddressesChanged, AddressGone, LinkLost
 from ipvs_agent.reconcile.reconciler import Reconciler
 from ipvs_agent.reconcile.settings import Settings
 from ipvs_agent.reconcile.worker import ThreadWorker
@@ -102,7 +102,9 @@ def _run_on(
     reconciler = Reconciler(kernel, NodeKernel(), ThreadWorker(), settings, time.monotonic, told.outlets)
     _stop_on_signals(reconciler)
     addresses = AddressEvents(
-        lambda: reconciler.tell(AddressesChanged()), lambda: reconciler.tell(LinkLost())
+        lambda: reconciler.tell(AddressesChanged()),
+        lambda address: reconciler.tell(AddressGone(address)),
+        lambda: reconciler.tell(LinkLost()),
     )
     source = wiring.source(arguments, config, settings.node_name, reconciler.tell)
     with told.running(reconciler.health, addresses, source):

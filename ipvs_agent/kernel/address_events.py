@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+from ipvs_agent.addresses import Address
 from ipvs_agent.kernel import rtnetlink
 from ipvs_agent.kernel.netlink import NETLINK_ROUTE, NetlinkSocket, received
 from ipvs_agent.operations import LINK
@@ -45,11 +46,18 @@ class AddressEvents:
     stop(), from a thread of its own, once for all that happens within some 50 ms. What it tells of may turn
     out to be no change. `tell` must not wait.
 
+    tell_of_gone: is called at once with each address that has gone, also where another interface has it too.
     tell_of_loss: is called as `tell` is, after kube-ipvs0 went down or away, with which IPv6 VIPs are lost.
     """
 
-    def __init__(self, tell: Callable[[], None], tell_of_loss: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        tell: Callable[[], None],
+        tell_of_gone: Callable[[Address], None],
+        tell_of_loss: Callable[[], None],
+    ) -> None:
         self._tell = tell
+        self._tell_of_gone = tell_of_gone
         self._tell_of_loss = tell_of_loss
         self._ended = os.eventfd(0, os.EFD_CLOEXEC)
         self._socket = socket.socket(
@@ -111,9 +119,18 @@ class AddressEvents:
                 continue
             for kind, _flags, _sequence, payload in received(data):
                 if kind in _ADDRESS_MESSAGES:
-                    has_news |= rtnetlink.IFADDRMSG.unpack_from(payload)[-1] != self._vip_link
+                    has_news |= self._heed(kind, payload)
                 else:
                     self._follow(kind, payload)
+
+    def _heed(self, kind: int, payload: bytes) -> bool:
+        """Take note of what became of an address; tell whether it is one of the node's."""
+        found = rtnetlink.parse_address(payload)
+        if found.link == self._vip_link:
+            return False
+        if kind == rtnetlink.RTM_DELADDR:
+            self._tell_of_gone(found.address)
+        return True
 
     def _find_vip_link(self) -> None:
         self._note(rtnetlink.find_link(self._requests, LINK))

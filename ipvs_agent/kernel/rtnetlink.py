@@ -105,18 +105,23 @@ def links(sock: NetlinkSocket) -> list[Link]:
 def addresses(sock: NetlinkSocket, link: int = 0) -> Iterator[InterfaceAddress]:
     """Yield the addresses of one network interface, or of all (0)."""
     for answer in sock.dump(Message(RTM_GETADDR, 0, IFADDRMSG.pack(0, 0, 0, 0, link))):
-        _family, _prefix, flags, _scope, index = IFADDRMSG.unpack_from(answer)
-        found = attributes(answer, IFADDRMSG.size)
-        # On a point-to-point link IFA_ADDRESS is the other end's; IPv6 sends IFA_LOCAL only there.
-        address = Address(found.get(IFA_LOCAL) or found[IFA_ADDRESS])
-        if _IFA_FLAGS in found:
-            flags = int.from_bytes(found[_IFA_FLAGS], sys.byteorder)
-        yield InterfaceAddress(index, address, flags)
+        yield parse_address(answer)
 
 
 def is_ipv6_link_local(address: Address) -> bool:
     """Return whether an address is in fe80::/10."""
     return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
+def parse_address(answer: bytes) -> InterfaceAddress:
+    """Return the address that a message tells of."""
+    _family, _prefix, flags, _scope, index = IFADDRMSG.unpack_from(answer)
+    found = attributes(answer, IFADDRMSG.size)
+    # On a point-to-point link IFA_ADDRESS is the other end's; IPv6 sends IFA_LOCAL only there.
+    address = Address(found.get(IFA_LOCAL) or found[IFA_ADDRESS])
+    if _IFA_FLAGS in found:
+        flags = int.from_bytes(found[_IFA_FLAGS], sys.byteorder)
+    return InterfaceAddress(index, address, flags)
 
 
 def parse_link(answer: bytes) -> Link:

@@ -328,6 +328,10 @@ class Keeper:
         """Have the node dial VIPs that are routes from these addresses, which are its own."""
         self._vip_forms.prefer(sources)
 
+    def lose_source(self, address: Address) -> None:
+        """Have the node dial no VIP from an address that it has just lost."""
+        self._vip_forms.lose(address)
+
     def choose_vip_form(self) -> None:
         """See whether the VIPs that are wanted now should be there in another form."""
         self._vip_forms.choose()

@@ -23,6 +23,12 @@ class AddressesChanged(msgspec.Struct, frozen=True):
     """Addresses of the node have come or gone."""
 
 
+class AddressGone(msgspec.Struct, frozen=True):
+    """An interface of the node has lost an address; AddressesChanged follows."""
+
+    address: Address
+
+
 class LinkLost(msgspec.Struct, frozen=True):
     """The VIPs' interface has gone down or away, and VIPs with it."""
 
@@ -77,16 +83,6 @@ class FlowsForgotten(msgspec.Struct, frozen=True):
     error: KernelError | None = None
 
 
-Message = (
-    Sequence[Change]
-    | Stop
-    | AddressesChanged
-    | LinkLost
-    | VipsRead
-    | AddressesRead
-    | AddressesFailed
-    | Laid
-    | SliceRead
-    | AuditFailed
-    | FlowsForgotten
-)
+NodeNews = AddressesChanged | AddressGone | AddressesRead | AddressesFailed | LinkLost | VipsRead
+"""What is heard of the node's addresses and the VIPs' interface."""
+Message = Sequence[Change] | Stop | NodeNews | Laid | SliceRead | AuditFailed | FlowsForgotten

@@ -28,11 +28,13 @@ from ipvs_agent.reconcile.messages import (
     AddressesChanged,
     AddressesFailed,
     AddressesRead,
+    AddressGone,
     AuditFailed,
     FlowsForgotten,
     Laid,
     LinkLost,
     Message,
+    NodeNews,
     SliceRead,
     Stop,
     VipsRead,
@@ -240,25 +242,31 @@ class Reconciler:
             self._audits.go_on(message, unjudged)
         elif isinstance(message, AuditFailed):
             self._on_audit_failed(message.error)
-        elif isinstance(message, AddressesChanged):
-            self._node_reads.read_addresses()
-        elif isinstance(message, LinkLost):
-            self._node_reads.mend_link()
-        elif isinstance(message, VipsRead):
-            self._on_vips_read(message)
-        elif isinstance(message, AddressesRead):
-            self._node.own_addresses = message.addresses
-            self._refresh_view()
-        elif isinstance(message, AddressesFailed):
-            delay = self._keeper.retries.backoff(1)
-            self._report.not_ready(message.error, delay)
-            self._timers.add(self._clock() + delay, AddressesDue())
+        elif isinstance(message, NodeNews):
+            self._on_node(message)
         elif isinstance(message, FlowsForgotten):
             self._report.flows(message.count, message.error, self._older_flows.failures)
             self._older_flows.note(message)
         else:
             for change in message:
                 self._on_change(change)
+
+    def _on_node(self, news: NodeNews) -> None:
+        if isinstance(news, AddressesChanged):
+            self._node_reads.read_addresses()
+        elif isinstance(news, AddressGone):
+            self._keeper.lose_source(news.address)
+        elif isinstance(news, AddressesRead):
+            self._node.own_addresses = news.addresses
+            self._refresh_view()
+        elif isinstance(news, AddressesFailed):
+            delay = self._keeper.retries.backoff(1)
+            self._report.not_ready(news.error, delay)
+            self._timers.add(self._clock() + delay, AddressesDue())
+        elif isinstance(news, LinkLost):
+            self._node_reads.mend_link()
+        else:
+            self._on_vips_read(news)
 
     def _on_change(self, change: Change) -> None:
         if isinstance(change, Remark):

@@ -100,6 +100,10 @@ class VipForms:
         self._preferred, self._sources = sources, dict(sources)
         self._move_sources()
 
+    def lose(self, source: Address) -> None:
+        """Have the node dial nothing from an address that it has just lost, until that is preferred anew."""
+        self.prefer({family: one for family, one in self._preferred.items() if one != source})
+
     def forgo(self, refused: Iterable[Address]) -> None:
         """Leave it to the kernel from where the node dials VIPs, where it has refused the source for some.
 

@@ -30,6 +30,10 @@ def batch(lines):
     subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
 
 
+def ignored(*_):
+    """Hear nothing."""
+
+
 class Told:
     """Counts calls."""
 
@@ -74,8 +78,14 @@ def lost():
 
 
 @pytest.fixture
-def events(interface, told, lost):
-    events = AddressEvents(told, lost)
+def gone():
+    """The addresses that have gone, in this order."""
+    return []
+
+
+@pytest.fixture
+def events(interface, told, gone, lost):
+    events = AddressEvents(told, gone.append, lost)
     events.start()
     yield events
     events.stop()
@@ -94,15 +104,17 @@ def vips(namespace):
 
 
 @pytest.mark.parametrize("text", ["192.0.2.1/24", "2001:db8::1/64"])
-def test_an_address_that_comes_and_goes(events, told, node_addresses, text):
+def test_an_address_that_comes_and_goes(events, told, gone, node_addresses, text):
     address = parse_address(text.partition("/")[0])
 
     ip("addr", "add", text, "dev", "eth7", *(["nodad"] if ":" in text else []))
     told.until(lambda: address in node_addresses())
+    assert [] == gone
 
     told.forget()
     ip("addr", "del", text, "dev", "eth7")
     told.until(lambda: not node_addresses())
+    assert [address] == gone
 
 
 def test_an_address_that_proves_to_be_no_duplicate(events, told, node_addresses):
@@ -116,7 +128,7 @@ def test_an_address_that_proves_to_be_no_duplicate(events, told, node_addresses)
     told.until(lambda: parse_address("2001:db8::1") in node_addresses())
 
 
-def test_an_interface_that_goes_with_its_addresses(events, told, node_addresses):
+def test_an_interface_that_goes_with_its_addresses(events, told, gone, node_addresses):
     ip("addr", "add", "192.0.2.1/24", "dev", "eth7")
     told.until(node_addresses)
 
@@ -124,6 +136,7 @@ def test_an_interface_that_goes_with_its_addresses(events, told, node_addresses)
     ip("link", "del", "eth7")
 
     told.until(lambda: not node_addresses())
+    assert [parse_address("192.0.2.1")] == gone
 
 
 def test_a_burst_is_told_of_few_times_and_not_before_its_end(events, told, node_addresses):
@@ -135,7 +148,7 @@ def test_a_burst_is_told_of_few_times_and_not_before_its_end(events, told, node_
 
 
 def test_what_happens_before_the_start_is_told(interface, told, lost, node_addresses):
-    events = AddressEvents(told, lost)
+    events = AddressEvents(told, ignored, lost)
     ip("addr", "add", "192.0.2.1/24", "dev", "eth7")
     assert told.count == 0
 
@@ -149,7 +162,7 @@ def test_what_happens_before_the_start_is_told(interface, told, lost, node_addre
 def test_vips_are_not_told_of(interface, told, lost, node_addresses, vips, is_there_before):
     if is_there_before:
         vips.ensure_link()
-    events = AddressEvents(told, lost)
+    events = AddressEvents(told, ignored, lost)
     events.start()
 
     vips.ensure_link()
@@ -180,7 +193,7 @@ def test_an_interface_that_is_no_longer_that_of_the_vips_is_like_any_other(event
 
 
 def test_what_was_lost_for_want_of_room_counts_as_a_change(interface, told, lost, vips):
-    events = AddressEvents(told, lost)
+    events = AddressEvents(told, ignored, lost)
     no_address = [f"link set dev eth7 alias {number}" for number in range(1000)]
     batch([*no_address, "addr add 192.0.2.1/24 dev eth7", "link add kube-ipvs0 type dummy"])
 
@@ -206,7 +219,7 @@ def test_what_was_lost_for_want_of_room_counts_as_a_change(interface, told, lost
 def test_the_loss_of_the_interface_of_the_vips_is_told_once(interface, told, lost, vips, harm):
     vips.ensure_link()
     ip("link", "set", "kube-ipvs0", "up")
-    events = AddressEvents(told, lost)
+    events = AddressEvents(told, ignored, lost)
     events.start()
     for words in harm:
         ip(*words)
@@ -231,8 +244,8 @@ def test_what_becomes_of_it_otherwise_is_no_loss(events, told, lost, vips, node_
 def test_it_ends_at_once(events):
     for _ in range(5):  # a busy machine may stand still for a moment
         begin = time.monotonic()
-        AddressEvents(lambda: None, lambda: None).stop()
-        other = AddressEvents(lambda: None, lambda: None)
+        AddressEvents(ignored, ignored, ignored).stop()
+        other = AddressEvents(ignored, ignored, ignored)
         other.start()
         other.stop()
         if (seconds := time.monotonic() - begin) < 1:

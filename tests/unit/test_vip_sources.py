@@ -8,7 +8,7 @@ from ipvs_agent.addresses import format_address
 from ipvs_agent.model import NO_SOURCE, Node, ObjectName, VipMode
 from ipvs_agent.operations import AddVip, SetVip
 from ipvs_agent.reconcile import vip_forms
-from ipvs_agent.reconcile.messages import AddressesChanged
+from ipvs_agent.reconcile.messages import AddressesChanged, AddressGone
 from ipvs_agent.sources.changes import Kind, Removed
 from ipvs_agent.testing.builders import address
 from ipvs_agent.testing.fake_kernel import FakeKernel
@@ -105,6 +105,16 @@ class TestChanges:
         assert of("", "") == sources(bench)
 
         have(bench, *OTHERS, *OWN)
+        assert of("192.0.2.1", "2001:db8::1") == sources(bench)
+
+    def test_one_that_has_just_gone_is_left_before_the_node_is_read_again(self, bench):
+        bench.reconciler.tell(AddressGone(address("10.244.1.1")))
+        assert of("192.0.2.1", "2001:db8::1") == sources(bench.settle())
+
+        bench.reconciler.tell(AddressGone(address("192.0.2.1")))
+        assert of("", "2001:db8::1") == sources(bench.settle())
+
+        have(bench, *OWN)  # it was there twice, or is back
         assert of("192.0.2.1", "2001:db8::1") == sources(bench)
 
     def test_one_that_goes_gives_way_to_the_next(self, bench):
