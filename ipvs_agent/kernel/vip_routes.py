@@ -1,10 +1,11 @@
 """Local routes as VIPs: what they are made of, and how they are read.
 
 The source that one prefers must be an address of the node when the route is made. When the node loses that
-address, IPv4 keeps the route and what it prefers (fib_sync_down_addr spares the table local since Linux 4.9),
-and so does IPv6, until newer kernels took the source from it (tried: 6.1 and 6.18). Then the node itself can
-dial nobody by that route; what comes from elsewhere is delivered all the same. Without a preferred source
-IPv4 dials a VIP from the VIP itself, as where it is an address, and IPv6 from what it likes best.
+address, IPv4 keeps the route and what it prefers (fib_sync_down_addr looks at the main table alone), and so
+does IPv6 in older kernels, while newer ones take the source from it (tried: 6.1 and 6.18). Where it is kept,
+the node itself can dial nobody by that route; what comes from elsewhere is delivered all the same. Without a
+preferred source IPv4 dials a VIP from the VIP itself, as where it is an address, and IPv6 from what it likes
+best.
 """
 
 from __future__ import annotations

@@ -133,6 +133,19 @@ def test_an_address_that_goes_unannounced_costs_clients_elsewhere_nothing(node, 
             node.wait_for(lambda: are_preferred(node, *OWN))
 
 
+def test_where_none_is_preferred_an_address_that_goes_costs_the_node_nothing_either(node, lab):
+    node.put(*objects(lab, own=()))
+    node.wait_for(lambda: are_preferred(node, None))
+    with datagrams(node, lab.client, lab.node) as askers:
+        for gone, come in ((OWN, OTHERS), (OTHERS, OWN)):
+            add(node, *come)
+            delete(node, *gone)
+            go_on(node, askers)
+        assert are_preferred(node, None)
+        node.put(*objects(lab))
+        node.wait_for(lambda: are_preferred(node, *OWN))
+
+
 def test_a_restart_takes_over_what_is_there_and_loses_no_datagram(node, lab):
     with datagrams(node, lab.client, lab.node):
         before = node.vip_sources()
