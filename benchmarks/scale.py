@@ -299,7 +299,7 @@ def misses(rows: Sequence[results.Row]) -> Iterator[str]:
             if request.startswith("consistent list "):
                 yield f"{row['phase']}: {count} times {request}, which reads the database"
         if row["asked twice"]:
-            yield f"{row['phase']}: {row['asked twice']} times an agent asked more than once for all of a kind"
+            yield f"{row['phase']}: {row['asked twice']} times an agent asked again for all of a kind"
         most, watches = max(row["per_second"][_AT_ONCE:], default=0), row["agents"] * len(Kind)
         if watches >= GOAL_SHARE_FROM and most > GOAL_SHARE * watches:
             yield f"{row['phase']}: {most} of {watches} watches came in one second"

@@ -409,7 +409,7 @@ class TestScale:
                 id="reads of the database after a restart",
             ),
             pytest.param(
-                {"asked twice": 2}, "2 times an agent asked more than once for all of a kind", id="asks twice"
+                {"asked twice": 2}, "2 times an agent asked again for all of a kind", id="asks twice"
             ),
             pytest.param({"per_second": [9, 9, 61]}, "61 of 300 watches came in one second", id="a wave"),
             pytest.param({"caught up, last": 61.0}, "knew what is new after 61 s", id="late"),
