@@ -13,7 +13,7 @@ from ipvs_agent.desired import sets, split
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.errors import AlreadyExists, KernelError, NotAnAddress, NotFound, UnknownScheduler
 from ipvs_agent.kernel.api import Kernel
-from ipvs_agent.model import ObjectName, Protocol, SetMember, VirtualServerKey
+from ipvs_agent.model import ObjectName, Protocol, SetMember, Vip, VirtualServerKey
 from ipvs_agent.operations import (
     AddVirtualServer,
     DeleteMember,
@@ -313,10 +313,13 @@ class Keeper:
             self.bring(self._drains.check(self._drains.under_way()))
         self._report.still_draining(len(self._drains.under_way()))
 
-    def note_adopted(self) -> None:
-        """Take note that what was achieved up to now is what an agent before this one left."""
+    def note_adopted(self, vips: Iterable[Vip]) -> None:
+        """Take note that what was achieved up to now is what an agent before this one left.
+
+        vips: all that are on the interface, those of others too.
+        """
         self._was_there = dict.fromkeys(self.achieved.keys())
-        self._vip_forms.adopt()
+        self._vip_forms.adopt(vips)
         self._tidy()
 
     @property

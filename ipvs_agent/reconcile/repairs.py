@@ -61,7 +61,7 @@ class Repairs:
                 self._keeper.note_foreign(key)
                 others.update(self._claims.claim_for_nobody(key, FOREIGN, None))
         self._achieved.discover(tables.members | drift.vips_of_ours(tables))
-        self._keeper.note_adopted()
+        self._keeper.note_adopted(tables.vips)
         self._keeper.bring(others)
         self._report.adopted(len(behind), len(self._keeper.foreign))
         return frozenset(behind)

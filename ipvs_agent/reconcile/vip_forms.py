@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from ipvs_agent.addresses import Address, Family, family_of
-from ipvs_agent.model import NO_SOURCE, VipForm, VipMode
+from ipvs_agent.model import NO_SOURCE, Vip, VipForm, VipMode
 from ipvs_agent.operations import AddVip, DeleteVip, SetVip, VipOperation
 from ipvs_agent.reconcile.achieved import Achieved
 from ipvs_agent.reconcile.claims import Claims, Key
@@ -56,6 +56,8 @@ class VipForms:
         """How many VIPs the next slice is to have."""
         self._is_planned = False
         self._rest_ends = 0.0
+        self._found: set[Address] = set()
+        """Addresses that others have left: those that become VIPs are moved as this agent's own."""
         self._preferred: Mapping[Family, Address] = {}
         """What was last said of sources."""
         self._sources: dict[Family, Address] = {}
@@ -71,8 +73,13 @@ class VipForms:
         """Whether some VIPs have yet to be moved."""
         return bool(self._queue)
 
-    def adopt(self) -> None:
-        """Go on with routes where an agent before this one made any: VipMode.AUTO never goes back."""
+    def adopt(self, found: Iterable[Vip]) -> None:
+        """Go on with routes where an agent before this one made any: VipMode.AUTO never goes back.
+
+        found: what is on the interface, whoever put it there.
+        """
+        addresses = (vip.address for vip in found if vip.form is VipForm.ADDRESS)
+        self._found = {one for one in addresses if self._achieved.vip(one, VipForm.ADDRESS) is None}
         if self._may_change and any(vip.form is VipForm.ROUTE for vip in self._achieved.vips):
             self._form = VipForm.ROUTE
         self._sources = {family_of(vip.source): vip.source for vip in self._achieved.vips if vip.source}
@@ -134,6 +141,7 @@ class VipForms:
         source = self._source(address, self._form)
         if (vip := held.pop(self._form, None)) is None:
             yield AddVip(address, self._form, source)
+            self._take_over(address)
         elif address not in self._slice:
             if held or vip.source != source:
                 self._enqueue(address)
@@ -141,6 +149,13 @@ class VipForms:
             if vip.source != source:
                 yield SetVip(address, source)
             yield from (DeleteVip(address, form) for form in held)
+
+    def _take_over(self, address: Address) -> None:
+        """Have an address that becomes a route be none any more, though it was not this agent's."""
+        if self._form is VipForm.ROUTE and address in self._found:
+            self._found.remove(address)
+            self._achieved.discover([Vip(address, VipForm.ADDRESS)])
+            self._enqueue(address)
 
     def look_again(self, keys: Iterable[Key]) -> None:
         """Have those of some objects moved on that are VIPs and have got their form only now."""

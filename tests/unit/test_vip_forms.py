@@ -188,6 +188,18 @@ def test_an_agent_killed_before_that_has_the_next_one_do_it():
     assert not bench.inner.vips.has_keeper
 
 
+def test_addresses_of_kube_proxy_become_routes_at_once_and_others_stay(caplog):
+    before = Bench(vip_mode=VipMode.ADDRESSES)
+    others = "10.96.7.7"
+    before.inner.vips.ensure_link()
+    before.inner.vips.apply([AddVip(address(vip)) for vip in (*sorted(VIPS), others)])
+
+    bench = restarted(before, *BOTH, vip_mode=VipMode.ROUTES).pass_time(5)
+
+    assert ({others}, VIPS) == forms(bench)
+    assert "changed by others" not in caplog.text
+
+
 class TestAuto:
     @pytest.fixture(autouse=True)
     def three_are_many(self, monkeypatch):

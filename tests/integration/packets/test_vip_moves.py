@@ -130,11 +130,33 @@ def test_a_move_loses_no_datagram(node, lab, before, after):
         node.wait_for(lambda: len(found()) == count and not lost())
 
 
-def test_addresses_that_kube_proxy_left_on_a_link_that_is_down_become_routes(node, lab):
+@pytest.fixture
+def left_by_kube_proxy(node, lab):
+    """VIPs on a link that is down; and it all goes in the end."""
     node.run("ip", "link", "add", "kube-ipvs0", "type", "dummy")
     for address, prefix in ((services.VIPS[4], 32), (services.VIPS[6], 128)):
         node.run("ip", "addr", "add", f"{address}/{prefix}", "dev", "kube-ipvs0")
     node.put(*services.web(lab))
+    assert "DOWN" in node.run("ip", "link", "show", "dev", "kube-ipvs0")
+    yield
+    node.agent.end()
+    node.agent.command("cleanup")
+    node.run("ip", "link", "del", "kube-ipvs0")
+
+
+@pytest.mark.usefixtures("left_by_kube_proxy")
+def test_addresses_of_kube_proxy_on_a_link_that_is_down_become_routes_at_once(node, lab):
+    node.agent = node.another_agent(*ROUTES)
+    node.agent.start()
+
+    node.wait_for(lambda: node.vip_addresses() == set() and len(node.vip_routes()) == len(VIPS))
+    for vip in VIPS:
+        node.wait_for_answer(lab.client, talk.UDP, vip, 80)
+    assert "changed by others" not in node.log.read_text()
+
+
+@pytest.mark.usefixtures("left_by_kube_proxy")
+def test_addresses_that_an_agent_took_over_from_kube_proxy_become_routes_without_a_loss(node, lab):
     node.agent = node.another_agent(*ADDRESSES)
     node.agent.start()
     for vip in VIPS:
@@ -149,9 +171,6 @@ def test_addresses_that_kube_proxy_left_on_a_link_that_is_down_become_routes(nod
         node.wait_for(lambda: node.vip_addresses() == set())
         before = [asker.answered for asker in askers]
         node.wait_for(lambda: all(a.answered > at + 50 for a, at in zip(askers, before, strict=True)))
-    node.agent.end()
-    node.agent.command("cleanup")
-    node.run("ip", "link", "del", "kube-ipvs0")
 
 
 @pytest.mark.parametrize("mode", [ADDRESSES, ROUTES], ids=["addresses", "routes"])
