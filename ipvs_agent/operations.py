@@ -8,6 +8,7 @@ in the reverse order.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import ClassVar
 
 import msgspec
@@ -210,6 +211,12 @@ IpvsOperation = (
 VipOperation = AddVip | SetVip | DeleteVip
 SetOperation = AddMember | DeleteMember
 Operation = IpvsOperation | VipOperation | SetOperation
+
+
+def count(operations: Iterable[Operation]) -> int:
+    """Return how many changes of the kernel operations are."""
+    return sum(len(one.real_servers) if isinstance(one, AddRealServers) else 1 for one in operations)
+
 
 _METHOD_OPTIONS = {
     ForwardingMethod.MASQUERADE: "-m",

@@ -69,8 +69,6 @@ _ERRORS: Mapping[tuple[int, int], tuple[type[KernelError], str]] = {
     (rtnetlink.RTM_NEWROUTE, errno.EEXIST): (AlreadyExists, ""),
     (rtnetlink.RTM_NEWROUTE, errno.ENODEV): (NotFound, ""),
     (rtnetlink.RTM_NEWROUTE, errno.EACCES): (InvalidRequest, f": set net.ipv6.conf.{LINK}.disable_ipv6 to 0"),
-    # Nothing else in the request may be refused so.
-    (rtnetlink.RTM_NEWROUTE, errno.EINVAL): (NotAnAddress, ": the source is to be an address of the node"),
     (rtnetlink.RTM_NEWROUTE, errno.EOPNOTSUPP): (InvalidRequest, ": this kernel has no IPv6"),
     (rtnetlink.RTM_DELROUTE, errno.ESRCH): (NotFound, ""),
     (rtnetlink.RTM_NEWLINK, errno.EEXIST): (AlreadyExists, ""),
@@ -158,7 +156,7 @@ class NetlinkVips:
         first = [_address_message(KEEPER, link.index)] if any(map(_needs_keeper, operations)) else []
         refusals = self._socket.send([*first, *messages])[len(first) :]
         return [
-            refusal and _error(str(operation), message.type, refusal)
+            refusal and _refused(operation, message.type, refusal)
             for operation, message, refusal in zip(operations, messages, refusals, strict=True)
         ]
 
@@ -230,6 +228,14 @@ def _address_message(address: Address, link: int, *, is_new: bool = True) -> Mes
     if is_new:
         return Message(rtnetlink.RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, payload)
     return Message(rtnetlink.RTM_DELADDR, 0, payload)
+
+
+def _refused(operation: VipOperation, request: int, refusal: Refusal) -> KernelError:
+    has_source = not isinstance(operation, DeleteVip) and bool(operation.source)
+    if has_source and refusal.number == errno.EINVAL:
+        # Without a source nothing of such a request is ever refused so.
+        return NotAnAddress(f"{operation}: the source is to be an address of the node", refusal.number)
+    return _error(str(operation), request, refusal)
 
 
 def _error(what: str, request: int, refusal: Refusal) -> KernelError:

@@ -167,7 +167,9 @@ class Achieved:
                 behind[server.address, server.port] = server
                 self.doubt(operation.key)
             case AddRealServers():
-                self._add_real_servers(operation)
+                new = self.virtual_servers[operation.key].virtual_server
+                self.virtual_servers[operation.key] = Held(new, operation.real_servers)
+                self.doubt(operation.key)
             case DeleteRealServer():
                 held = self.virtual_servers[operation.key]
                 held.real_servers.pop((operation.address, operation.port), None)
@@ -190,14 +192,6 @@ class Achieved:
             case DeleteVip():
                 if vip := self.vip(operation.address, operation.form):
                     self._discard(vip)
-
-    def _add_real_servers(self, operation: AddRealServers) -> None:
-        held = self.virtual_servers[operation.key]
-        if held.in_order:
-            held.real_servers.update((server.endpoint, server) for server in operation.real_servers)
-        else:
-            self.virtual_servers[operation.key] = Held(held.virtual_server, operation.real_servers)
-        self.doubt(operation.key)
 
     def observe(
         self, key: VirtualServerKey, found: VirtualServer | None, behind: dict[RealServerKey, RealServer]

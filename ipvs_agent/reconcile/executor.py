@@ -13,7 +13,7 @@ from ipvs_agent.desired import sets
 from ipvs_agent.desired.sets import Purpose
 from ipvs_agent.errors import AlreadyExists, KernelError, NotFound, PartlyRefused
 from ipvs_agent.kernel.api import Kernel, Outcomes
-from ipvs_agent.model import Frontend, RealServer, SetMember, VirtualServerKey
+from ipvs_agent.model import Frontend, SetMember, VirtualServerKey
 from ipvs_agent.operations import (
     AddMember,
     AddRealServer,
@@ -143,9 +143,9 @@ def _obstacle(operation: Operation, achieved: Achieved, wanted: _Wanted) -> str:
     """
     match operation:
         case AddRealServer() | SetRealServer():
-            obstacle = _what_real_servers_lack(operation.key, [operation.real_server], achieved, wanted)
-        case AddRealServers():
-            obstacle = _what_real_servers_lack(operation.key, operation.real_servers, achieved, wanted)
+            obstacle = _what_real_server_lacks(operation, achieved, wanted)
+        case AddRealServers() if operation.key not in achieved.virtual_servers:
+            obstacle = _NO_VIRTUAL_SERVER  # one that was just made has waited for all that it needs
         case AddMember():
             obstacle = _what_comes_first(operation.member, achieved, wanted)
         case DeleteMember():
@@ -164,15 +164,15 @@ def _obstacle(operation: Operation, achieved: Achieved, wanted: _Wanted) -> str:
 _NO_VIRTUAL_SERVER = "its virtual server is not there"
 
 
-def _what_real_servers_lack(
-    key: VirtualServerKey, real_servers: Iterable[RealServer], achieved: Achieved, wanted: _Wanted
+def _what_real_server_lacks(
+    operation: AddRealServer | SetRealServer, achieved: Achieved, wanted: _Wanted
 ) -> str:
-    if key not in achieved.virtual_servers:
+    if operation.key not in achieved.virtual_servers:
         return _NO_VIRTUAL_SERVER
-    if not any(server.weight for server in real_servers):
+    if not operation.real_server.weight:
         # One that drains is there without a restriction, and is not opened before it has one again.
         return ""
-    return _missing_member(wanted(key), achieved, restricts_only=True)
+    return _missing_member(wanted(operation.key), achieved, restricts_only=True)
 
 
 def _what_vip_lacks(vip: Address, achieved: Achieved) -> str:

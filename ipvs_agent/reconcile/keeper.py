@@ -15,9 +15,11 @@ from ipvs_agent.errors import AlreadyExists, KernelError, NotAnAddress, NotFound
 from ipvs_agent.kernel.api import Kernel
 from ipvs_agent.model import ObjectName, Protocol, SetMember, Vip, VirtualServerKey
 from ipvs_agent.operations import (
+    AddVip,
     AddVirtualServer,
     DeleteMember,
     Operation,
+    SetVip,
     SetVirtualServer,
 )
 from ipvs_agent.reconcile import audit, diff, drift, growth
@@ -205,7 +207,10 @@ class Keeper:
         for failure in failures:
             failed.setdefault(key_of(failure.operation), failure)
         taken = [key for key, failure in failed.items() if _is_taken(failure)]
-        for key in taken:
+        unpreferred = {
+            key: failure for key, failure in failed.items() if isinstance(failure.error, NotAnAddress)
+        }
+        for key in (*taken, *unpreferred):
             del failed[key]
         self.missing_schedulers.update(filter(None, map(_missing_scheduler, failed.values())))
         attempts = self.retries.note_failed(failed)
@@ -214,13 +219,9 @@ class Keeper:
             self._report.failed(causes, attempts)
         if any(isinstance(failure.error, NotFound) for failure in failed.values()):
             self._timers.add(self._clock(), AuditDue())  # what is gone has rarely gone alone
-        self._vip_forms.forgo(
-            key
-            for key, failure in failed.items()
-            if isinstance(key, bytes) and isinstance(failure.error, NotAnAddress)
-        )
+        self._forgo(unpreferred.values())
         recovered = self.retries.note_done(
-            key for key in keys if key not in failed and key not in self._pacing
+            key for key in keys if key not in failed and key not in unpreferred and key not in self._pacing
         )
         self._report.recovered(recovered)
         self._vip_forms.look_again(recovered)
@@ -230,6 +231,12 @@ class Keeper:
             if isinstance(key, VirtualServerKey):
                 self.yield_to_others(key)
 
+    def _forgo(self, failures: Iterable[Failure]) -> None:
+        """Have VIPs go on without the sources that the kernel refused."""
+        operations = [one.operation for one in failures if isinstance(one.operation, AddVip | SetVip)]
+        for source in self._vip_forms.forgo(operations):
+            self._report.not_preferred(source)
+
     def retry(self, key: Key) -> None:
         """Try again what failed, after a look at where it is now."""
         if not self.retries.is_due(key):
@@ -237,6 +244,8 @@ class Keeper:
         is_new = self.retries.is_held_back(key) and key not in self.achieved.virtual_servers
         if isinstance(key, VirtualServerKey) and not is_new:  # what has come meanwhile is somebody else's
             self.reread(key)
+        elif isinstance(key, bytes):
+            self._vip_forms.let_move(key)
         self.bring({key: None})
 
     def reread(self, key: VirtualServerKey) -> bool:
@@ -330,6 +339,10 @@ class Keeper:
     def prefer_sources(self, sources: Mapping[Family, Address]) -> None:
         """Have the node dial VIPs that are routes from these addresses, which are its own."""
         self._vip_forms.prefer(sources)
+
+    def try_sources_again(self) -> None:
+        """Prefer again what the kernel refused, as the node's addresses have been read."""
+        self._vip_forms.try_again()
 
     def lose_source(self, address: Address) -> None:
         """Have the node dial no VIP from an address that it has just lost."""

@@ -82,6 +82,16 @@ class NodeViews:
         self.ground, self._laid_needs = laid.ground, laid.needs
         self.own_addresses = laid.tables.node_addresses
 
+    def note_addresses(self, addresses: frozenset[Address]) -> None:
+        """Take the node's own addresses as they were read."""
+        self.own_addresses = addresses
+        self._keeper.try_sources_again()
+
+    def note_gone(self, address: Address) -> None:
+        """Take note that the node has just lost an address, before all are read again."""
+        self.own_addresses -= {address}
+        self._keeper.lose_source(address)
+
     def refresh(self) -> None:
         """Make a view, as soon as enough is known; what depends on what is different is dirty then."""
         if self.ground is None:

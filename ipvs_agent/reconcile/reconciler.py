@@ -255,9 +255,9 @@ class Reconciler:
         if isinstance(news, AddressesChanged):
             self._node_reads.read_addresses()
         elif isinstance(news, AddressGone):
-            self._keeper.lose_source(news.address)
+            self._node.note_gone(news.address)
         elif isinstance(news, AddressesRead):
-            self._node.own_addresses = news.addresses
+            self._node.note_addresses(news.addresses)
             self._refresh_view()
         elif isinstance(news, AddressesFailed):
             delay = self._keeper.retries.backoff(1)

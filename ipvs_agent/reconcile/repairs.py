@@ -113,7 +113,8 @@ class Repairs:
 
     def repair_vips(self, found: Set[Vip]) -> None:
         """Make good what went with the interface."""
-        lost = [vip for vip in self._achieved.vips if vip not in found]
+        there = {(vip.address, vip.form) for vip in found}  # sources are for the audit to compare
+        lost = [vip for vip in self._achieved.vips if (vip.address, vip.form) not in there]
         self._achieved.forget(lost)
         self.look_again([*dict.fromkeys(vip.address for vip in lost)])
 

@@ -6,11 +6,11 @@ import itertools
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from ipvs_agent.addresses import format_address
+from ipvs_agent.addresses import Address, format_address
 from ipvs_agent.errors import KernelError
 from ipvs_agent.logs import event
 from ipvs_agent.model import IpSet, ObjectName, VirtualServerKey
-from ipvs_agent.operations import Operation
+from ipvs_agent.operations import Operation, count
 from ipvs_agent.reconcile.claims import Key
 from ipvs_agent.reconcile.executor import Failure
 from ipvs_agent.reconcile.foundation import Ground
@@ -83,7 +83,7 @@ class Report:
             for operation in operations:
                 logger.debug("operation %s", operation)
         is_waiting = self._applied.operations > 0
-        self._applied.add(services, len(operations), failures, seconds)
+        self._applied.add(services, count(operations), failures, seconds)
         if self._clock() >= self._next_line:
             self._say_applied()
         elif not is_waiting:
@@ -202,6 +202,11 @@ class Report:
             logger.warning(
                 event("flows older than their virtual server go on past it, trying again", error=error)
             )
+
+    def not_preferred(self, source: Address) -> None:
+        """Say that the node will not dial VIPs from an address of its own."""
+        text = "the kernel refuses to prefer an address as a source, VIPs do without"
+        logger.warning(event(text, source=format_address(source)))
 
     def vips_become_routes(self, count: int) -> None:
         """Say that there are too many VIPs for addresses."""

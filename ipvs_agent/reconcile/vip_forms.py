@@ -59,9 +59,9 @@ class VipForms:
         self._found: set[Address] = set()
         """Addresses that others have left: those that become VIPs are moved as this agent's own."""
         self._preferred: Mapping[Family, Address] = {}
-        """What was last said of sources."""
-        self._sources: dict[Family, Address] = {}
-        """From where the node is to dial VIPs that are routes: what is preferred, if the kernel takes it."""
+        """From where the node is to dial VIPs that are routes, if the kernel takes it."""
+        self._refused: set[Address] = set()
+        """What it has not taken, since the node's addresses were last read."""
 
     @property
     def are_addresses(self) -> bool:
@@ -82,8 +82,7 @@ class VipForms:
         self._found = {one for one in addresses if self._achieved.vip(one, VipForm.ADDRESS) is None}
         if self._may_change and any(vip.form is VipForm.ROUTE for vip in self._achieved.vips):
             self._form = VipForm.ROUTE
-        self._sources = {family_of(vip.source): vip.source for vip in self._achieved.vips if vip.source}
-        self._preferred = self._sources.copy()
+        self._preferred = {family_of(vip.source): vip.source for vip in self._achieved.vips if vip.source}
 
     def choose(self) -> None:
         """Go over to routes where there are to be too many VIPs for addresses."""
@@ -102,24 +101,35 @@ class VipForms:
 
     def prefer(self, sources: Mapping[Family, Address]) -> None:
         """Have the node dial VIPs that are routes from these addresses of its own."""
-        if sources == self._preferred:
-            return
-        self._preferred, self._sources = sources, dict(sources)
-        self._move_sources()
+        if sources != self._preferred:
+            self._preferred = sources
+            self._move_sources()
 
     def lose(self, source: Address) -> None:
         """Have the node dial nothing from an address that it has just lost, until that is preferred anew."""
         self.prefer({family: one for family, one in self._preferred.items() if one != source})
 
-    def forgo(self, refused: Iterable[Address]) -> None:
-        """Leave it to the kernel from where the node dials VIPs, where it has refused the source for some.
+    def forgo(self, refused: Iterable[AddVip | SetVip]) -> set[Address]:
+        """Leave it to the kernel from where the node dials VIPs; return which sources it now refuses.
 
-        Those of a VRF are addresses of the node too, and none by the table of the routes.
+        refused: for their sources. An address of a VRF is the node's, and none by the table of the routes;
+        another one may have gone, of which the agent has yet to hear.
         """
-        for address in refused:
-            self._enqueue(address)
-            if self._sources.pop(family_of(address), None):
-                self._move_sources()
+        new = set()
+        for operation in refused:
+            self._enqueue(operation.address)
+            if operation.source not in self._refused:
+                new.add(operation.source)
+        if new:
+            self._refused |= new
+            self._move_sources()
+        return new
+
+    def try_again(self) -> None:
+        """Prefer again what was refused, as the node's addresses are others now, or may be."""
+        if self._refused:
+            self._refused.clear()
+            self._move_sources()
 
     def _move_sources(self) -> None:
         for vip in self._achieved.vips:
@@ -127,7 +137,8 @@ class VipForms:
                 self._enqueue(vip.address)
 
     def _source(self, address: Address, form: VipForm) -> Address:
-        return self._sources.get(family_of(address), NO_SOURCE) if form is VipForm.ROUTE else NO_SOURCE
+        source = self._preferred.get(family_of(address), NO_SOURCE)
+        return source if form is VipForm.ROUTE and source not in self._refused else NO_SOURCE
 
     def difference(self, address: Address) -> Iterator[VipOperation]:
         """Yield what brings a VIP from what was achieved towards what is wanted.
@@ -141,7 +152,8 @@ class VipForms:
         source = self._source(address, self._form)
         if (vip := held.pop(self._form, None)) is None:
             yield AddVip(address, self._form, source)
-            self._take_over(address)
+            if address in self._found:
+                self._enqueue(address)  # to be taken over then
         elif address not in self._slice:
             if held or vip.source != source:
                 self._enqueue(address)
@@ -151,11 +163,14 @@ class VipForms:
             yield from (DeleteVip(address, form) for form in held)
 
     def _take_over(self, address: Address) -> None:
-        """Have an address that becomes a route be none any more, though it was not this agent's."""
-        if self._form is VipForm.ROUTE and address in self._found:
+        """Have an address that has become a route be one of ours, which it was not when it was found."""
+        if address in self._found and self._achieved.vip(address, VipForm.ROUTE):
             self._found.remove(address)
             self._achieved.discover([Vip(address, VipForm.ADDRESS)])
-            self._enqueue(address)
+
+    def let_move(self, address: Address) -> None:
+        """Let a VIP move in this moment, be it its turn or not: the kernel refused that before."""
+        self._slice |= {address}
 
     def look_again(self, keys: Iterable[Key]) -> None:
         """Have those of some objects moved on that are VIPs and have got their form only now."""
@@ -171,6 +186,7 @@ class VipForms:
         addresses = list(itertools.islice(self._queue, self._size))
         for address in addresses:
             del self._queue[address]
+            self._take_over(address)
         self._slice = frozenset(addresses)
         try:
             yield addresses

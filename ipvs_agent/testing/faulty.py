@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -54,20 +55,30 @@ class _Faulty:
         self._fails = fails
 
     def apply(self, operations: Sequence[Any]) -> Outcomes:
-        """Run the operations that do not fail here, as one batch; of one for several each may fail."""
-        parts = [_parts(operation) for operation in operations]
-        done = iter(self._apply([one for each in parts for one in each]))
-        outcomes = [[next(done) for _ in each] for each in parts]
-        return [
-            partly_refused(each) if isinstance(operation, AddRealServers) else each[0]
-            for operation, each in zip(operations, outcomes, strict=True)
-        ]
+        """Run the operations that do not fail here; of one for several each part may fail."""
+        outcomes: Outcomes = []
+        for are_for_several, group in itertools.groupby(operations, _is_for_several):
+            run = self._run_all if are_for_several else self._run
+            outcomes += run(list(group))
+        return outcomes
 
-    def _apply(self, operations: Sequence[Any]) -> Outcomes:
-        faults: Outcomes = [_fault(operation) if self._fails() else None for operation in operations]
-        chosen = [operation for operation, fault in zip(operations, faults, strict=True) if fault is None]
+    def _run_all(self, operations: Sequence[AddRealServers]) -> Outcomes:
+        return [self._run_parts(operation) for operation in operations]
+
+    def _run_parts(self, operation: AddRealServers) -> KernelError | None:
+        faults = [self._fails() for _ in operation.real_servers]
+        if not any(faults):
+            return self._inner.apply([operation])[0]  # type: ignore[no-any-return]
+        return partly_refused(self._run(operation.one_by_one(), faults))
+
+    def _run(self, operations: Sequence[Any], fails: Sequence[bool] | None = None) -> Outcomes:
+        fails = fails or [self._fails() for _ in operations]
+        chosen = [operation for operation, fault in zip(operations, fails, strict=True) if not fault]
         done = iter(self._inner.apply(chosen))
-        return [next(done) if fault is None else fault for fault in faults]
+        return [
+            _fault(operation) if fault else next(done)
+            for operation, fault in zip(operations, fails, strict=True)
+        ]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -78,8 +89,8 @@ class _Faulty:
         return call
 
 
-def _parts(operation: Any) -> list[Any]:
-    return [*operation.one_by_one()] if isinstance(operation, AddRealServers) else [operation]
+def _is_for_several(operation: Any) -> bool:
+    return isinstance(operation, AddRealServers)
 
 
 def _fault(what: object) -> KernelError:

@@ -8,9 +8,9 @@ import random
 import pytest
 
 from ipvs_agent.addresses import format_address, parse_network
-from ipvs_agent.model import Protocol, RealServer, VirtualServer
+from ipvs_agent.model import Node, Protocol, RealServer, VipMode, VirtualServer
 from ipvs_agent.operations import AddRealServer, AddVirtualServer, DeleteVirtualServer
-from ipvs_agent.reconcile.messages import AddressesChanged
+from ipvs_agent.reconcile.messages import AddressesChanged, AddressGone
 from ipvs_agent.reconcile.outlets import Outlets
 from ipvs_agent.schedulers import fills_table
 from ipvs_agent.sources.changes import Kind, Put, Trouble
@@ -36,6 +36,7 @@ FOREIGN = (
     key("10.96.0.2:9999"),
     key("192.0.2.1:80"),
 )
+MODES = (VipMode.ADDRESSES, VipMode.ROUTES)
 BEHIND_FOREIGN = RealServer(address("172.16.0.9"), 9)
 
 
@@ -56,7 +57,7 @@ class Notes:
 class History:
     """What happens to one node and its agents, one after another."""
 
-    def __init__(self, rng, *, fails=False, kills=False, has_others=False):
+    def __init__(self, rng, *, fails=False, kills=False, has_others=False, vip_mode=None):
         self.rng = rng
         self.inner = FakeKernel()
         self.inner.node_addresses.assign("eth0", ["192.0.2.10"])
@@ -64,6 +65,7 @@ class History:
         self.foreign = set()
         self.is_listed = False
         self.kills = kills
+        self.vip_mode = vip_mode or rng.choice(MODES)
         self.notes = Notes()
         self.bench = self.agent(now=1000.0, objects={})
         # What may happen, and how often.
@@ -74,6 +76,7 @@ class History:
             self.all_is_listed: 5,
             self.time_passes: 5,
             self.addresses_change: 5,
+            self.the_node_changes: 3,
             self.a_source_is_in_trouble: 1,
             self.connections_begin_or_end: 3,
             self.the_agent_is_restarted: 7,
@@ -91,7 +94,9 @@ class History:
 
     def agent(self, now, objects):
         self.notes = Notes()
-        bench = Bench(self.kernel, self.inner, needs=INSIDE, outlets=Outlets(notes=self.notes))
+        bench = Bench(
+            self.kernel, self.inner, needs=INSIDE, outlets=Outlets(notes=self.notes), vip_mode=self.vip_mode
+        )
         bench.now, bench.objects = now, objects
         return bench.settle()
 
@@ -151,9 +156,21 @@ class History:
 
     def addresses_change(self):
         has = self.rng.sample(["192.0.2.1", "192.0.2.10", "192.0.2.11"], self.rng.choice([1, 2]))
+        had = {one for each in self.inner.node_addresses.addresses().values() for one in each}
         self.inner.node_addresses.assign("eth0", has)
+        for gone in sorted(had - set(map(address, has))):
+            self.bench.reconciler.tell(AddressGone(gone))
+        if self.rng.random() < 0.5:  # something else comes between
+            self.bench.put(self.a_node())
         self.bench.reconciler.tell(AddressesChanged())
         self.bench.settle()
+
+    def the_node_changes(self):
+        self.bench.put(self.a_node())
+
+    def a_node(self):
+        known_as = self.rng.sample(["192.0.2.1", "192.0.2.10", "192.0.2.11"], self.rng.choice([0, 1, 2]))
+        return Node("node-a", zone=self.rng.choice(["", "east"]), addresses=tuple(map(address, known_as)))
 
     def a_source_is_in_trouble(self):
         self.bench.tell(Trouble("web.yaml", self.rng.choice(["line 3: broken", ""])))
@@ -168,6 +185,8 @@ class History:
             self.inner.ipvs.set_connections(*self.rng.choice(behind), active=self.rng.choice([0, 0, 1]))
 
     def the_agent_is_restarted(self):
+        if self.rng.random() < 0.2:
+            self.vip_mode = self.rng.choice(MODES)
         self.bench = self.agent(self.bench.now + 1, self.bench.objects)
         known = list(self.bench.objects.items())
         self.bench.tell(*(Put(kind, one) for (kind, _), one in self.rng.sample(known, len(known))))
@@ -219,7 +238,7 @@ class History:
 
     def on_a_fresh_node(self):
         """What an agent makes of the same objects where nothing has happened."""
-        fresh = History(self.rng)
+        fresh = History(self.rng, vip_mode=self.vip_mode)
         has = self.inner.node_addresses.addresses()["eth0"]
         fresh.inner.node_addresses.assign("eth0", [format_address(one) for one in has])
         fresh.foreign = self.foreign
@@ -255,6 +274,7 @@ class History:
             sorted(tables),
             members,
             self.bench.vips(),
+            self.inner.vips.routes(),
             self.inner.sysctls.values,
         )
 
@@ -273,4 +293,8 @@ def test_any_history_ends_where_a_fresh_start_would(hazards, seed):
     assert fresh.notes.lines == history.notes.lines
     assert history.bench.reconciler.health().is_healthy
     history.all_services_go()
-    assert (history.foreign, set()) == (history.served(), history.bench.vips())
+    assert (history.foreign, set(), {}) == (
+        history.served(),
+        history.bench.vips(),
+        history.inner.vips.routes(),
+    )

@@ -629,6 +629,9 @@ def test_a_single_sync_is_complete_though_the_kernel_refused_something_once(kind
     adapter = {AddVip: bench.kernel.vips, AddMember: bench.kernel.ipsets}.get(kind, bench.kernel.ipvs)
     apply = adapter.apply
 
+    if kind is AddRealServers:
+        refusals = [PartlyRefused([*refusals, *refusals])]
+
     def refusing(batch):
         return [refusals.pop() if refusals and isinstance(one, kind) else apply([one])[0] for one in batch]
 

@@ -200,6 +200,20 @@ def test_addresses_of_kube_proxy_become_routes_at_once_and_others_stay(caplog):
     assert "changed by others" not in caplog.text
 
 
+def test_an_address_of_others_whose_route_never_came_stays_theirs():
+    before = Bench()
+    before.inner.vips.ensure_link()
+    before.inner.vips.apply([AddVip(address("10.96.0.1"))])
+    heal = refuse(before.inner.ipsets, lambda operation: operation.member.set_name.endswith("-VIPS"))
+    bench = restarted(before, *web(1), vip_mode=VipMode.ROUTES)
+
+    bench.remove(web(1)[0]).pass_time(2)
+    heal()
+    bench.pass_time(40)
+
+    assert ({"10.96.0.1"}, set()) == forms(bench)
+
+
 class TestAuto:
     @pytest.fixture(autouse=True)
     def three_are_many(self, monkeypatch):

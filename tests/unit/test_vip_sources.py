@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from ipvs_agent.addresses import format_address
 from ipvs_agent.model import NO_SOURCE, Node, ObjectName, VipMode
 from ipvs_agent.operations import AddVip, SetVip
 from ipvs_agent.reconcile import vip_forms
-from ipvs_agent.reconcile.messages import AddressesChanged, AddressGone
+from ipvs_agent.reconcile.messages import AddressesChanged, AddressGone, VipsRead
 from ipvs_agent.sources.changes import Kind, Removed
 from ipvs_agent.testing.builders import address
 from ipvs_agent.testing.fake_kernel import FakeKernel
+from tests.unit.benches import refuse
 from tests.unit.test_reconciler import Bench
 from tests.unit.test_vip_forms import BOTH, VIPS, forms, steps, web
 
@@ -235,6 +238,129 @@ def test_a_vip_that_comes_before_the_loss_is_heard_of_is_served_without_it():
     have(bench, "2001:db8::1")
     have(bench, *OWN)
     assert {"10.96.0.3": "192.0.2.1"} | of("192.0.2.1", "2001:db8::1") == sources(bench)
+
+
+class TestGoneAndBack:
+    """The address is back before the agent has read that it was gone."""
+
+    @pytest.fixture
+    def bench(self):
+        return serving(*OWN, node=a_node(*OWN[:2]))
+
+    def gone(self, bench):
+        bench.kernel.node_addresses.assign("eth0", OWN[1:])
+        bench.reconciler.tell(AddressGone(address(OWN[0])))
+        return bench.settle()
+
+    def test_and_the_node_object_changed_meanwhile(self, bench, caplog):
+        self.gone(bench).put(Node("node-a", zone="east", addresses=tuple(map(address, OWN[:2]))))
+        assert of("", OWN[1]) == sources(bench)
+        assert "refuses to prefer" not in caplog.text
+
+        have(bench, *OWN)
+
+        assert of(OWN[0], OWN[1]) == sources(bench)
+
+    def test_and_an_audit_had_read_it_before(self, bench):
+        self.gone(bench)
+        bench.reconciler._node.own_addresses = frozenset(map(address, OWN))
+        bench.reconciler._refresh_view()
+        assert of("", OWN[1]) == sources(bench.settle())
+
+        have(bench, *OWN)
+
+        assert of(OWN[0], OWN[1]) == sources(bench)
+
+
+def test_an_address_taken_over_from_others_goes_once():
+    bench = Bench(kernel_of(*OWN, *OTHERS))
+    bench.inner.vips.ensure_link()
+    bench.inner.vips.apply([AddVip(address(vip)) for vip in VIPS])
+    after = restarted(bench, a_node(*OWN), *BOTH).list_all().pass_time(2)
+    assert (set(), VIPS) == forms(after)
+    position = len(after.inner.vips.batches)
+
+    after.put(a_node(*OTHERS))
+
+    assert of(*OTHERS) == sources(after)
+    assert {"SetVip"} == {
+        type(operation).__name__ for batch in after.inner.vips.batches[position:] for operation in batch
+    }
+
+
+def test_a_change_that_the_kernel_refuses_for_a_while_is_done_once_it_is(monkeypatch, caplog):
+    for bound in ("_LEAST", "_SLICE"):
+        monkeypatch.setattr(vip_forms, bound, 1)
+    bench = serving(*OWN, *OTHERS, node=a_node(*OWN))
+    heal = refuse(bench.inner.vips, lambda operation: isinstance(operation, SetVip))
+    caplog.set_level(logging.INFO)
+    bench.put(a_node(*OTHERS)).pass_time(10)
+    assert of("192.0.2.1", "2001:db8::1") == sources(bench)
+    assert "what had failed is done" not in caplog.text
+
+    heal()
+    bench.pass_time(40)
+
+    assert of(*OTHERS) == sources(bench)
+    assert "what had failed is done" in caplog.text
+
+
+def test_a_change_of_source_while_an_audit_compares_is_nobody_elses(caplog):
+    bench, jobs = serving(*OWN, *OTHERS, node=a_node(*OWN)), []
+    bench.worker.submit = jobs.append
+    bench.pass_time(31)
+    bench.put(a_node(*OTHERS))
+    bench.worker.submit = lambda job: job()
+    (read_and_compare,) = jobs
+    read_and_compare()
+    bench.pass_time(5)
+
+    assert of(*OTHERS) == sources(bench)
+    assert "changed by others" not in caplog.text
+
+
+def test_another_family_that_changes_does_not_have_a_refused_one_asked_for_again():
+    bench = serving(*OWN, *OTHERS)
+    own = bench.inner.vips._own_addresses
+    bench.inner.vips._own_addresses = lambda: own() - {address("192.0.2.1")}
+    bench.put(a_node(*OWN))
+    position = len(bench.inner.vips.batches)
+
+    bench.put(a_node("192.0.2.1", "2001:db8::9"))
+
+    asked = [one for batch in bench.inner.vips.batches[position:] for one in batch]
+    assert [SetVip(address("fd00:10:96::2"), address("2001:db8::9"))] == asked
+    assert of("", "2001:db8::9") == sources(bench)
+
+
+def test_a_refused_one_is_said_once_and_tried_again_when_the_addresses_are_read(caplog):
+    many = [thing for number in range(1, 8) for thing in web(number)]
+    bench = serving(*OWN, node=a_node(), things=many)
+    own = bench.inner.vips._own_addresses
+    bench.inner.vips._own_addresses = lambda: own() - {address("192.0.2.1")}
+    bench.put(a_node("192.0.2.1"))
+    assert {NO_SOURCE} == set(sources(bench).values())
+    assert ["192.0.2.1"] == [
+        line.rpartition("source=")[2] for line in caplog.messages if "refuses to prefer" in line
+    ]
+    assert "operation failed" not in caplog.text
+
+    bench.inner.vips._own_addresses = own
+    have(bench, *OWN)
+
+    assert {"192.0.2.1"} == set(sources(bench).values())
+
+
+def test_what_is_read_after_the_loss_of_the_link_says_nothing_of_sources(caplog):
+    bench = serving(*OWN, *OTHERS, node=a_node(*OWN))
+    found = frozenset(bench.reconciler._keeper.achieved.vips)
+    bench.put(a_node(*OTHERS))
+
+    bench.reconciler.tell(VipsRead(found))
+    bench.pass_time(1)
+
+    assert of(*OTHERS) == sources(bench)
+    assert "changed by others" not in caplog.text
 
 
 def test_one_that_the_kernel_refuses_is_not_asked_for_without_pause():
