@@ -207,7 +207,7 @@ class Drains:
             for operation in self._removals(key, found, now)
         ]
         failures = execute(operations, self._kernel, self._achieved, self._claims.frontend)
-        self._report.applied((), operations, len(failures), self._clock() - now)
+        self._report.applied((), operations, failures, self._clock() - now)
         changed: dict[Key, None] = {}
         for key in keys:
             progress, leaving = self._under_way[key], self._leaving(key)

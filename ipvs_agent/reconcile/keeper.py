@@ -121,7 +121,8 @@ class Keeper:
         self._make_room(operations)
         failures = execute(operations, self._kernel, self.achieved, self.claims.frontend)
         done = self._clock()
-        self._report.applied(services, operations, len(failures), done - started)
+        self._report.applied(services, operations, failures, done - started)
+        self._vip_forms.take_over(keys)
         self._drains.note_limits(keys)
         if self.may_remove:
             self._drains.watch(keys, done)
@@ -244,9 +245,9 @@ class Keeper:
         is_new = self.retries.is_held_back(key) and key not in self.achieved.virtual_servers
         if isinstance(key, VirtualServerKey) and not is_new:  # what has come meanwhile is somebody else's
             self.reread(key)
-        elif isinstance(key, bytes):
-            self._vip_forms.let_move(key)
-        self.bring({key: None})
+        may_move = self._vip_forms.letting_move(key) if isinstance(key, bytes) else contextlib.nullcontext()
+        with may_move:
+            self.bring({key: None})
 
     def reread(self, key: VirtualServerKey) -> bool:
         """Read a virtual server again by its key; tell whether it is not as it was left."""
@@ -340,9 +341,9 @@ class Keeper:
         """Have the node dial VIPs that are routes from these addresses, which are its own."""
         self._vip_forms.prefer(sources)
 
-    def try_sources_again(self) -> None:
-        """Prefer again what the kernel refused, as the node's addresses have been read."""
-        self._vip_forms.try_again()
+    def try_sources_again(self, new: Set[Address]) -> None:
+        """Prefer again what the kernel refused, where the node has just got the address."""
+        self._vip_forms.try_again(new)
 
     def lose_source(self, address: Address) -> None:
         """Have the node dial no VIP from an address that it has just lost."""
@@ -361,10 +362,10 @@ class Keeper:
         if not self._vip_forms.are_moving:
             self._tidy()
 
-    def end_moves(self) -> None:
-        """Move all VIPs at once, for a process that will not be there later."""
-        while self._vip_forms.are_moving:
-            self.move_vips()
+    @property
+    def are_vips_moving(self) -> bool:
+        """Whether some VIPs have yet to get their form or source."""
+        return self._vip_forms.are_moving
 
     def _tidy(self) -> None:
         """Remove what was on the interface for routes only, where there are to be none."""

@@ -44,6 +44,8 @@ class NodeViews:
         self.ground: Ground | None = None
         """What was laid last."""
         self.own_addresses: frozenset[Address] = frozenset()
+        self._gone: set[Address] = set()
+        """Addresses that the node has lost since all were last read."""
         self.left: frozenset[VirtualServerKey] = frozenset()
         """The virtual servers of an agent before this one, until all that is asked for is known."""
 
@@ -80,16 +82,19 @@ class NodeViews:
     def note_laid(self, laid: Laid) -> None:
         """Take what was laid, and what was read of the node then."""
         self.ground, self._laid_needs = laid.ground, laid.needs
-        self.own_addresses = laid.tables.node_addresses
+        # The worker may have read it before addresses went of which the loop has heard meanwhile.
+        self.own_addresses = laid.tables.node_addresses - self._gone
 
     def note_addresses(self, addresses: frozenset[Address]) -> None:
         """Take the node's own addresses as they were read."""
-        self.own_addresses = addresses
-        self._keeper.try_sources_again()
+        new, self.own_addresses = addresses - self.own_addresses, addresses
+        self._gone.clear()
+        self._keeper.try_sources_again(new)
 
     def note_gone(self, address: Address) -> None:
         """Take note that the node has just lost an address, before all are read again."""
-        self.own_addresses -= {address}
+        self._gone.add(address)
+        self.own_addresses -= self._gone
         self._keeper.lose_source(address)
 
     def refresh(self) -> None:

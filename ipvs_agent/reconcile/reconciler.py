@@ -169,8 +169,9 @@ class Reconciler:
             self._wait()
             self.catch_up()
         self._keeper.rebuilds.release()
+        while self._keeper.are_vips_moving and not self._is_stopping:
+            self._keeper.move_vips()  # at once, for this process will not be there later
         if not self._is_stopping:
-            self._keeper.end_moves()
             self._keeper.end_drains()
         self._report.flush()
         is_failing = self._keeper.is_failing or self._older_flows.failures > 0

@@ -70,7 +70,7 @@ class Report:
         self,
         services: Collection[ObjectName],
         operations: Collection[Operation],
-        failures: int,
+        failures: Collection[Failure],
         seconds: float,
     ) -> None:
         """Say what one round did, with what others do meanwhile if the last line is too young.
@@ -83,7 +83,8 @@ class Report:
             for operation in operations:
                 logger.debug("operation %s", operation)
         is_waiting = self._applied.operations > 0
-        self._applied.add(services, count(operations), failures, seconds)
+        failed = count(failure.operation for failure in failures)
+        self._applied.add(services, count(operations), failed, seconds)
         if self._clock() >= self._next_line:
             self._say_applied()
         elif not is_waiting:

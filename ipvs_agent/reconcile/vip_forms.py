@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 
 from ipvs_agent.addresses import Address, Family, family_of
 from ipvs_agent.model import NO_SOURCE, Vip, VipForm, VipMode
@@ -61,7 +61,7 @@ class VipForms:
         self._preferred: Mapping[Family, Address] = {}
         """From where the node is to dial VIPs that are routes, if the kernel takes it."""
         self._refused: set[Address] = set()
-        """What it has not taken, since the node's addresses were last read."""
+        """What it has not taken, since the node has it."""
 
     @property
     def are_addresses(self) -> bool:
@@ -125,10 +125,10 @@ class VipForms:
             self._move_sources()
         return new
 
-    def try_again(self) -> None:
-        """Prefer again what was refused, as the node's addresses are others now, or may be."""
-        if self._refused:
-            self._refused.clear()
+    def try_again(self, new: Set[Address]) -> None:
+        """Prefer again what was refused, where the node has just got the address."""
+        if self._refused & new:
+            self._refused -= new
             self._move_sources()
 
     def _move_sources(self) -> None:
@@ -152,8 +152,6 @@ class VipForms:
         source = self._source(address, self._form)
         if (vip := held.pop(self._form, None)) is None:
             yield AddVip(address, self._form, source)
-            if address in self._found:
-                self._enqueue(address)  # to be taken over then
         elif address not in self._slice:
             if held or vip.source != source:
                 self._enqueue(address)
@@ -162,15 +160,22 @@ class VipForms:
                 yield SetVip(address, source)
             yield from (DeleteVip(address, form) for form in held)
 
-    def _take_over(self, address: Address) -> None:
-        """Have an address that has become a route be one of ours, which it was not when it was found."""
-        if address in self._found and self._achieved.vip(address, VipForm.ROUTE):
-            self._found.remove(address)
-            self._achieved.discover([Vip(address, VipForm.ADDRESS)])
+    def take_over(self, keys: Iterable[Key]) -> None:
+        """Have those addresses go, as the agent's own, that others left and that have become routes."""
+        for address in self._found.intersection(keys) if self._found else ():
+            if self._achieved.vip(address, VipForm.ROUTE):
+                self._found.remove(address)
+                self._achieved.discover([Vip(address, VipForm.ADDRESS)])
+                self._enqueue(address)
 
-    def let_move(self, address: Address) -> None:
-        """Let a VIP move in this moment, be it its turn or not: the kernel refused that before."""
-        self._slice |= {address}
+    @contextlib.contextmanager
+    def letting_move(self, address: Address) -> Iterator[None]:
+        """Let a VIP move for the length of a with block, be it its turn or not: that was refused before."""
+        before, self._slice = self._slice, frozenset([address])
+        try:
+            yield
+        finally:
+            self._slice = before
 
     def look_again(self, keys: Iterable[Key]) -> None:
         """Have those of some objects moved on that are VIPs and have got their form only now."""
@@ -186,7 +191,6 @@ class VipForms:
         addresses = list(itertools.islice(self._queue, self._size))
         for address in addresses:
             del self._queue[address]
-            self._take_over(address)
         self._slice = frozenset(addresses)
         try:
             yield addresses

@@ -12,6 +12,7 @@ from ipvs_agent.model import VipForm, VipMode
 from ipvs_agent.operations import AddVip, DeleteVip
 from ipvs_agent.reconcile import vip_forms
 from ipvs_agent.reconcile.messages import LinkLost
+from ipvs_agent.sources.changes import Kind, Listed, Put
 from ipvs_agent.testing.builders import address, endpoint, endpoint_slice, port, service
 from tests.unit.benches import refuse
 from tests.unit.test_reconciler import Bench
@@ -51,6 +52,7 @@ def steps(bench, position=0):
     ]
 
 
+KINDS_OF_WEB = (Kind.SERVICE, Kind.ENDPOINT_SLICE)
 BOTH = (*web(1), *web(2, vip="fd00:10:96::2"))
 VIPS = {"10.96.0.1", "fd00:10:96::2"}
 
@@ -200,18 +202,62 @@ def test_addresses_of_kube_proxy_become_routes_at_once_and_others_stay(caplog):
     assert "changed by others" not in caplog.text
 
 
-def test_an_address_of_others_whose_route_never_came_stays_theirs():
+@pytest.fixture(params=[VipMode.ROUTES, VipMode.AUTO])
+def without_set(request):
+    """An address of others, and an agent that the kernel refuses to name it as a VIP."""
     before = Bench()
     before.inner.vips.ensure_link()
     before.inner.vips.apply([AddVip(address("10.96.0.1"))])
-    heal = refuse(before.inner.ipsets, lambda operation: operation.member.set_name.endswith("-VIPS"))
-    bench = restarted(before, *web(1), vip_mode=VipMode.ROUTES)
+    refuse(before.inner.ipsets, lambda operation: operation.member.set_name.endswith("-VIPS"))
+    return Bench(before.kernel, vip_mode=request.param)
 
-    bench.remove(web(1)[0]).pass_time(2)
-    heal()
-    bench.pass_time(40)
+
+def test_an_address_of_others_whose_route_never_came_stays_theirs(without_set):
+    bench = without_set.put(*web(1)).list_all()
+    bench.remove(web(1)[0]).pass_time(40)
 
     assert ({"10.96.0.1"}, set()) == forms(bench)
+
+
+def test_while_its_route_cannot_come_it_is_not_asked_for_without_pause(without_set):
+    bench, keeper = without_set, without_set.reconciler._keeper
+    turns, move = [], keeper.move_vips
+    keeper.move_vips = lambda: turns.append(bench.now) or move()
+
+    bench.put(*web(1)).list_all().pass_time(10)
+
+    assert len(turns) < 5
+
+
+def test_a_single_sync_ends_though_a_route_cannot_come(without_set):
+    bench = without_set
+    things = web(1)
+    bench.reconciler.tell([Put(kind, one) for kind, one in zip(KINDS_OF_WEB, things, strict=True)])
+    for kind in Kind:
+        names = [one.name for its, one in zip(KINDS_OF_WEB, things, strict=True) if its is kind]
+        bench.reconciler.tell([Listed(kind, frozenset(names))])
+
+    assert not bench.reconciler.run_once()
+
+
+def test_an_audit_in_the_midst_of_taking_over_finds_nothing_that_others_changed(monkeypatch, caplog):
+    for bound in ("_LEAST", "_SLICE"):
+        monkeypatch.setattr(vip_forms, bound, 1)
+    many = [thing for number in range(1, 30) for thing in web(number)]
+    before = Bench()
+    before.inner.vips.ensure_link()
+    before.inner.vips.apply([AddVip(address(f"10.96.0.{number}")) for number in range(1, 30)])
+    bench = Bench(before.kernel, vip_mode=VipMode.ROUTES).put(*many)
+    bench.reconciler.tell(
+        [Listed(kind, frozenset(name for its, name in bench.objects if its is kind)) for kind in Kind]
+    )
+    bench.reconciler.catch_up()
+    assert 1 < len(forms(bench)[0]) < 30
+    bench.now += 31  # an audit is due before all have moved
+    bench.pass_time(5)
+
+    assert (set(), 29) == (forms(bench)[0], len(forms(bench)[1]))
+    assert "changed by others" not in caplog.text
 
 
 class TestAuto:
