@@ -199,15 +199,16 @@ class DeleteMember(_Value, frozen=True, gc=False):
         return f"ipset del {self.member.set_name} {self.member}"
 
 
-IpvsOperation = (
+SingleIpvsOperation = (
     AddVirtualServer
     | SetVirtualServer
     | DeleteVirtualServer
     | AddRealServer
-    | AddRealServers
     | SetRealServer
     | DeleteRealServer
 )
+"""Each is one message to the kernel."""
+IpvsOperation = SingleIpvsOperation | AddRealServers
 VipOperation = AddVip | SetVip | DeleteVip
 SetOperation = AddMember | DeleteMember
 Operation = IpvsOperation | VipOperation | SetOperation

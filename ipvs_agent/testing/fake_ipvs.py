@@ -39,6 +39,7 @@ from ipvs_agent.operations import (
     IpvsOperation,
     SetRealServer,
     SetVirtualServer,
+    SingleIpvsOperation,
 )
 from ipvs_agent.schedulers import SCHEDULERS
 
@@ -133,15 +134,7 @@ class FakeIpvs:
         number = self._carry_out(operation)
         return refused(operation, Refusal(number, "", b"")) if number else None
 
-    def _carry_out(
-        self,
-        operation: AddVirtualServer
-        | SetVirtualServer
-        | DeleteVirtualServer
-        | AddRealServer
-        | SetRealServer
-        | DeleteRealServer,
-    ) -> int:
+    def _carry_out(self, operation: SingleIpvsOperation) -> int:
         """Return 0, or the errno; the order of the questions is the kernel's (ip_vs_genl_set_cmd)."""
         if isinstance(operation, AddVirtualServer):
             return self._add_virtual_server(operation.virtual_server)

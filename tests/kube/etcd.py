@@ -7,7 +7,6 @@ import http.client
 import json
 from collections.abc import Sequence
 from http import HTTPStatus
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,17 +18,13 @@ _TIMEOUT = 120.0
 
 
 class Etcd:
-    """A client of one etcd, with one connection; a context manager, for one thread."""
+    """A client of one etcd, with one connection; for one thread."""
 
     def __init__(self, url: str) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_TIMEOUT)
 
-    def __enter__(self) -> Etcd:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the connection."""
         self._connection.close()
 
     def put(self, things: Sequence[tuple[str, Object]]) -> int:

@@ -107,12 +107,12 @@ class ApiServer:
 
     def seed(self, things: Sequence[Object]) -> None:
         """Make many Services and slices, faster than by creating them (tests/kube/seed.py)."""
-        with self.client() as client, Etcd(self._etcd_url) as etcd:
+        with self.client() as client, contextlib.closing(Etcd(self._etcd_url)) as etcd:
             seed.seed(things, client, etcd)
 
     def remove_slices(self, namespace: str) -> None:
         """Remove all slices of a namespace."""
-        with Etcd(self._etcd_url) as etcd:
+        with contextlib.closing(Etcd(self._etcd_url)) as etcd:
             seed.remove_slices(namespace, etcd)
 
     # --- The server's process, apart from its database ------------------------------------------------------

@@ -57,6 +57,24 @@ def sources(bench):
     return {format_address(vip): source and format_address(source) for vip, source in routes.items()}
 
 
+def refuse_source(bench, text):
+    """Have the kernel refuse an address that the node has, as one in a VRF; return what ends that."""
+    vips = bench.inner.vips
+    own = vips._own_addresses
+    vips._own_addresses = lambda: own() - {address(text)}
+
+    def heal():
+        vips._own_addresses = own
+
+    return heal
+
+
+def verbs(bench, position):
+    """What was done to VIPs from some batch on, by name."""
+    batches = bench.inner.vips.batches[position:]
+    return {type(operation).__name__ for batch in batches for operation in batch}
+
+
 def of(ipv4, ipv6):
     """What BOTH prefer where it is these; "" for nothing."""
     return {"10.96.0.1": ipv4 or NO_SOURCE, "fd00:10:96::2": ipv6 or NO_SOURCE}
@@ -99,9 +117,7 @@ class TestChanges:
         bench.put(a_node(*OTHERS))
 
         assert of(*OTHERS) == sources(bench)
-        assert {"SetVip"} == {
-            type(operation).__name__ for batch in bench.inner.vips.batches[position:] for operation in batch
-        }
+        assert {"SetVip"} == verbs(bench, position)
 
     def test_one_that_goes_is_not_preferred_any_more(self, bench):
         have(bench, *OTHERS)
@@ -288,15 +304,12 @@ def test_an_address_taken_over_from_others_goes_once():
     after.put(a_node(*OTHERS))
 
     assert of(*OTHERS) == sources(after)
-    assert {"SetVip"} == {
-        type(operation).__name__ for batch in after.inner.vips.batches[position:] for operation in batch
-    }
+    assert {"SetVip"} == verbs(after, position)
 
 
 def test_addresses_of_others_that_come_and_go_do_not_have_a_refused_one_asked_for_again(caplog):
     bench = serving(*OWN)
-    own = bench.inner.vips._own_addresses
-    bench.inner.vips._own_addresses = lambda: own() - {address("192.0.2.1")}
+    refuse_source(bench, "192.0.2.1")
     bench.put(a_node(*OWN))
     position = len(bench.inner.vips.batches)
 
@@ -340,8 +353,7 @@ def test_a_change_of_source_while_an_audit_compares_is_nobody_elses(caplog):
 
 def test_another_family_that_changes_does_not_have_a_refused_one_asked_for_again():
     bench = serving(*OWN, *OTHERS)
-    own = bench.inner.vips._own_addresses
-    bench.inner.vips._own_addresses = lambda: own() - {address("192.0.2.1")}
+    refuse_source(bench, "192.0.2.1")
     bench.put(a_node(*OWN))
     position = len(bench.inner.vips.batches)
 
@@ -355,8 +367,7 @@ def test_another_family_that_changes_does_not_have_a_refused_one_asked_for_again
 def test_a_refused_one_is_said_once_and_tried_again_when_the_node_gets_it_again(caplog):
     many = [thing for number in range(1, 8) for thing in web(number)]
     bench = serving(*OWN, node=a_node(), things=many)
-    own = bench.inner.vips._own_addresses
-    bench.inner.vips._own_addresses = lambda: own() - {address("192.0.2.1")}
+    heal = refuse_source(bench, "192.0.2.1")
     bench.put(a_node("192.0.2.1"))
     assert {NO_SOURCE} == set(sources(bench).values())
     assert ["192.0.2.1"] == [
@@ -364,7 +375,7 @@ def test_a_refused_one_is_said_once_and_tried_again_when_the_node_gets_it_again(
     ]
     assert "operation failed" not in caplog.text
 
-    bench.inner.vips._own_addresses = own
+    heal()
     have(bench, *OWN[1:])
     have(bench, *OWN)
 
@@ -386,8 +397,7 @@ def test_what_is_read_after_the_loss_of_the_link_says_nothing_of_sources(caplog)
 def test_one_that_the_kernel_refuses_is_not_asked_for_without_pause():
     """As an address in a VRF, which the node has and the routes' table does not know."""
     bench = serving(*OWN)
-    own = bench.inner.vips._own_addresses
-    bench.inner.vips._own_addresses = lambda: own() - {address("192.0.2.1")}
+    refuse_source(bench, "192.0.2.1")
     bench.put(a_node(*OWN))
 
     assert of("", "2001:db8::1") == sources(bench)
